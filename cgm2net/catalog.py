@@ -1,0 +1,141 @@
+"""The catalogue and the scene tables that the stages hand on: one row a scene.
+
+The catalogue is ``data/catalog.csv``. Stages write the same rows with local paths and what they found, as
+``scenes.csv``; a scene that cannot go on stays in the table with ``accepted`` False and a ``reason``.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from cgm2net.errors import CatalogError, DataError
+
+FILE_ROLES = ("optical", "sar", "reference", "label", "cloud")
+"""Columns that hold a URI or path; ``optical`` and ``sar`` are always there, the others may be empty."""
+
+HASH_COLUMNS = tuple(f"{role}_sha256" for role in FILE_ROLES)
+COLUMNS = ("scene_id", "region", "acquired_optical", "acquired_sar", *FILE_ROLES, "license", "source")
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def read_catalog(path: Path) -> pd.DataFrame:
+    """Read a catalogue; relative URIs are resolved against its folder.
+
+    Args:
+        path: CSV with the columns of :data:`COLUMNS` and, where known, ``ROLE_sha256``.
+
+    Returns:
+        One row a scene, all text, empty where unknown, sorted by ``scene_id``.
+
+    Raises:
+        CatalogError: if the file is absent, lacks a column, or has an unsafe, repeated or unknown value.
+    """
+    if not path.is_file():
+        raise CatalogError(f"{path}: no catalogue there; `dvc pull` fetches the sample's, or write one")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, comment="#")
+    missing = [name for name in COLUMNS if name not in table.columns]
+    unknown = [name for name in table.columns if name not in (*COLUMNS, *HASH_COLUMNS)]
+    if missing or unknown:
+        raise CatalogError(f"{path}: lacks columns {missing}, has unknown columns {unknown}; wanted {list(COLUMNS)}")
+    for name in HASH_COLUMNS:
+        if name not in table.columns:
+            table[name] = ""
+    _check_ids(table, path)
+    for role in FILE_ROLES:
+        table[role] = [resolve_uri(uri, path.parent) for uri in table[role]]
+    for role in ("optical", "sar"):
+        empty = table.loc[table[role] == "", "scene_id"].tolist()
+        if empty:
+            raise CatalogError(f"{path}: no {role} for scene {empty[0]}; every scene needs optical and sar")
+    return table.sort_values("scene_id", ignore_index=True)
+
+
+def _check_ids(table: pd.DataFrame, path: Path) -> None:
+    for column in ("scene_id", "region"):
+        for value in table[column]:
+            if not _SAFE_ID.fullmatch(value):
+                raise CatalogError(
+                    f"{path}: {column} {value!r} is not safe as a folder name; use letters, digits, '.', '_', '-',"
+                    " at most 128, beginning with a letter or digit"
+                )
+    repeated = table.loc[table["scene_id"].duplicated(), "scene_id"].tolist()
+    if repeated:
+        raise CatalogError(f"{path}: scene_id {repeated[0]!r} stands there twice; ids must be unique")
+
+
+def resolve_uri(uri: str, folder: Path) -> str:
+    """Return a URI unchanged, or a relative path as an absolute one below ``folder``; empty stays empty."""
+    if not uri or urlsplit(uri).scheme:
+        return uri
+    return str((folder / uri).resolve())
+
+
+def write_catalog(table: pd.DataFrame, path: Path) -> None:
+    """Write a catalogue, rows sorted by ``scene_id``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.sort_values("scene_id").to_csv(path, index=False, lineterminator="\n")
+
+
+def read_scenes(path: Path) -> pd.DataFrame:
+    """Read a stage's ``scenes.csv``.
+
+    Returns:
+        One row a scene; ``accepted`` is bool, text is empty where unknown, file columns are absolute paths.
+
+    Raises:
+        CatalogError: if the table is absent.
+    """
+    if not path.is_file():
+        raise CatalogError(f"{path}: no scene table there; run the stage that makes it (`dvc repro`)")
+    table = pd.read_csv(path, dtype={name: str for name in (*COLUMNS, *HASH_COLUMNS, "reason")})
+    text = [name for name in (*COLUMNS, *HASH_COLUMNS, "reason") if name in table.columns]
+    table[text] = table[text].fillna("")
+    for role in FILE_ROLES:
+        table[role] = [resolve_uri(uri, path.parent) for uri in table[role]]
+    return table
+
+
+def write_scenes(table: pd.DataFrame, path: Path) -> None:
+    """Write a stage's scene table: sorted, stable bytes, files relative to the table's folder."""
+    table = table.sort_values("scene_id")
+    for role in FILE_ROLES:
+        table[role] = [os.path.relpath(file, path.parent.resolve()) if file else "" for file in table[role]]
+    table.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+
+
+def accepted_scenes(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that go on to the next stage.
+
+    Raises:
+        DataError: if there are none; the reasons are listed.
+    """
+    going_on = table[table["accepted"]].reset_index(drop=True)
+    if going_on.empty:
+        reasons = "; ".join(f"{row.scene_id}: {row.reason}" for row in table.head(5).itertuples())
+        raise DataError(f"none of {len(table)} scenes is accepted: {reasons}")
+    return going_on
+
+
+def merge_results(table: pd.DataFrame, results: Sequence[dict[str, object]]) -> pd.DataFrame:
+    """Join what a stage found (one dict a scene, with ``scene_id``) to its rows.
+
+    A result with ``accepted`` False keeps its ``reason``; rows refused earlier stay refused.
+
+    Raises:
+        CatalogError: if a scene was handed in that the table does not have.
+    """
+    found = pd.DataFrame(list(results))
+    if not set(found["scene_id"]) <= set(table["scene_id"]):
+        raise CatalogError(f"results for unknown scenes {sorted(set(found['scene_id']) - set(table['scene_id']))}")
+    old = table.set_index("scene_id")
+    new = found.set_index("scene_id")
+    columns = [*old.columns, *(name for name in new.columns if name not in old.columns)]
+    merged = new.combine_first(old)[columns].reset_index()
+    merged["accepted"] = merged["accepted"].astype(bool)
+    merged["reason"] = merged["reason"].fillna("")
+    return merged
