@@ -1,0 +1,116 @@
+"""The two decoders and what they give each other.
+
+Segmentation speaks first, coarsely; its class probabilities modulate the restoration decoder, whose restored
+features then refine the classes.
+"""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cgm2net.model.blocks import Conv, ConvMLP, double, fold
+from cgm2net.model.encoder import STEM_STRIDE
+
+_GATE_STEEPNESS = 4.0
+_MEAN_REFLECTANCE = 0.15
+
+
+class TopDown(nn.Module):
+    """From the coarsest fused map to the finest, adding each on the way (B, H / 2, W / 2, C_1)."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        pairs = list(itertools.pairwise(channels))
+        self.narrow = nn.ModuleList(nn.Linear(coarse, fine) for fine, coarse in pairs)
+        self.mix = nn.ModuleList(Conv(fine, fine) for fine, _ in pairs)
+        self.norm = nn.ModuleList(nn.LayerNorm(fine) for fine, _ in pairs)
+
+    def forward(self, fused: list[Tensor]) -> Tensor:
+        """Merge the fused maps, finest first."""
+        merged = fused[-1]
+        for level in range(len(fused) - 2, -1, -1):
+            merged = fused[level] + double(self.narrow[level](merged))
+            merged = merged + F.gelu(self.mix[level](self.norm[level](merged)))
+        return merged
+
+
+class ClassModulation(nn.Module):
+    """Class probabilities scale and shift the restoration features: each class knows its own spectrum.
+
+    After spatially-adaptive normalisation: Park et al. 2019, doi:10.1109/CVPR.2019.00244.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.project = nn.Linear(num_classes, 2 * channels)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, features_BHWC: Tensor, probabilities_BHWK: Tensor) -> Tensor:
+        """Return modulated features, (B, H, W, C)."""
+        scale, shift = self.project(probabilities_BHWK).chunk(2, dim=-1)
+        return features_BHWC + self.norm(features_BHWC) * scale + shift  # type: ignore[no-any-return]
+
+
+class RestorationDecoder(nn.Module):
+    """Fused features and the input's own detail to the clear image at full resolution.
+
+    .. math:: y = x + g \\, (c - x)
+
+    The gate g starts from the mask: closed where it is clear, open under cloud; the candidate c is a reflectance of
+    its own, so that nothing of a thick cloud has to be subtracted.
+    """
+
+    def __init__(self, channels: int, num_bands: int) -> None:
+        super().__init__()
+        self.num_bands = num_bands
+        self.mlp = ConvMLP(channels)
+        self.norm = nn.LayerNorm(channels)
+        self.up = nn.Linear(channels, (channels // 2) * STEM_STRIDE**2)
+        self.detail = Conv(num_bands + 1, channels // 2)
+        self.mix = Conv(channels // 2, channels // 2)
+        self.head = Conv(channels // 2, 2 * num_bands)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.head.bias[:num_bands] = _MEAN_REFLECTANCE  # type: ignore[index]
+
+    def features(self, features_BHWC: Tensor) -> Tensor:
+        """Refine the half-resolution features, (B, H / 2, W / 2, C)."""
+        return features_BHWC + self.mlp(self.norm(features_BHWC))  # type: ignore[no-any-return]
+
+    def forward(self, features_BHWC: Tensor, optical_BHWC: Tensor, cloud_BHW1: Tensor) -> Tensor:
+        """Return the clear image (B, H, W, bands), not clamped."""
+        full = fold(self.up(features_BHWC), STEM_STRIDE)
+        seen = torch.cat([optical_BHWC * (1.0 - cloud_BHW1), cloud_BHW1], dim=-1)
+        full = F.gelu(full + self.detail(seen))
+        full = full + F.gelu(self.mix(full))
+        candidate, gate = self.head(full).split(self.num_bands, dim=-1)
+        gate = (gate + _GATE_STEEPNESS * (2.0 * cloud_BHW1 - 1.0)).sigmoid()
+        return optical_BHWC + gate * (candidate - optical_BHWC)  # type: ignore[no-any-return]
+
+
+class SegmentationDecoder(nn.Module):
+    """Fused features to class logits at full resolution, before and after the restored features are seen."""
+
+    def __init__(self, channels: int, num_classes: int, *, exchange: bool) -> None:
+        super().__init__()
+        self.mlp = ConvMLP(channels)
+        self.norm = nn.LayerNorm(channels)
+        self.coarse = nn.Linear(channels, num_classes)
+        self.refine = Conv(2 * channels if exchange else channels, channels)
+        self.head = nn.Linear(channels, num_classes * STEM_STRIDE**2)
+
+    def features(self, features_BHWC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return half-resolution features and coarse logits (B, H / 2, W / 2, K)."""
+        features_BHWC = features_BHWC + self.mlp(self.norm(features_BHWC))
+        return features_BHWC, self.coarse(features_BHWC)
+
+    def forward(self, features_BHWC: Tensor, coarse_BHWK: Tensor, restored_BHWC: Tensor | None) -> Tensor:
+        """Return logits (B, H, W, K)."""
+        seen = features_BHWC if restored_BHWC is None else torch.cat([features_BHWC, restored_BHWC], dim=-1)
+        logits = fold(self.head(F.gelu(self.refine(seen))), STEM_STRIDE)
+        return logits + double(coarse_BHWK)
