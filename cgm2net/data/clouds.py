@@ -1,0 +1,116 @@
+"""Clouds and their shadows from one optical image by rule: brightness, haze and whiteness; arrays only.
+
+The spectral tests are those of Fmask (Zhu and Woodcock 2012, doi:10.1016/j.rse.2011.10.028), made soft so that they
+give a probability; the direction in which shadows lie is found in the image itself, since a catalogue has no sun
+angles. The rule needs blue and red; green, near and short-wave infrared sharpen it where they are.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage, signal
+from scipy.special import expit
+
+from cgm2net.errors import RasterError
+
+MAX_SHADOW_PX = 64
+"""Farthest that a shadow is looked for from its cloud."""
+
+_MIN_SHADOW_MATCH = 0.25
+_DARKER = 0.04
+
+
+def simple_cloud(reflectance_CHW: np.ndarray, bands: Sequence[str]) -> np.ndarray:
+    """Return the probability of cloud by rule.
+
+    Args:
+        reflectance_CHW: float32, 0-1.
+        bands: Sentinel-2 band names; B02 and B04 at least.
+
+    Returns:
+        float32 (H, W), 0-1; shadows are not in it.
+
+    Raises:
+        RasterError: if blue or red is missing.
+    """
+    have = dict(zip(bands, reflectance_CHW, strict=True))
+    missing = [name for name in ("B02", "B04") if name not in have]
+    if missing:
+        raise RasterError(f"the cloud rule needs bands B02 and B04, got {', '.join(bands)}; choose another method")
+    blue, red = have["B02"], have["B04"]
+    visible = np.stack([have[name] for name in ("B02", "B03", "B04") if name in have])
+    mean = visible.mean(axis=0)
+    whiteness = np.abs(visible - mean).sum(axis=0) / np.maximum(mean, 1e-3)
+    # Fmask's haze line is blue - 0.5 red = 0.08; bright soil lies below it because its red exceeds its blue.
+    probability = _soft(blue - 0.5 * red - 0.08, 0.012) * _soft(0.7 - whiteness, 0.08) * _soft(mean - 0.12, 0.015)
+    if "B08" in have:
+        probability *= _soft(0.75 - _ratio(have["B08"] - red, have["B08"] + red), 0.05)
+    if "B11" in have:
+        green = have.get("B03", blue)
+        snow = _ratio(green - have["B11"], green + have["B11"])
+        probability *= _soft(0.75 - snow, 0.05)
+    return np.asarray(probability, np.float32)
+
+
+def simple_shadow(reflectance_CHW: np.ndarray, bands: Sequence[str], cloud_HW: np.ndarray) -> np.ndarray:
+    """Return the probability of cloud shadow: dark ground where the clouds of this image would cast it.
+
+    Candidates are pixels darker in near infrared than their surroundings (Fmask's flood fill). The offset between
+    clouds and shadows is the one at which the moved clouds cover the candidates best; water and dark forest that no
+    cloud falls on are left alone.
+
+    Args:
+        reflectance_CHW: float32, 0-1.
+        bands: band names; without B08 no shadow is found.
+        cloud_HW: probability of cloud, 0-1.
+
+    Returns:
+        float32 (H, W), 0-1; all 0 where no offset explains the dark pixels.
+    """
+    nothing = np.zeros(cloud_HW.shape, np.float32)
+    cloud = cloud_HW > 0.5
+    if "B08" not in bands or not cloud.any() or cloud.all():
+        return nothing
+    dark = _darker_than_surroundings(reflectance_CHW[list(bands).index("B08")], cloud)
+    offset = _best_offset(cloud, dark)
+    if offset is None:
+        return nothing
+    cast = ndimage.shift(cloud.astype(np.float32), offset, order=0)
+    cast = ndimage.grey_dilation(cast, size=(5, 5))
+    return np.asarray(cast * dark, np.float32)
+
+
+def _darker_than_surroundings(nir_HW: np.ndarray, cloud_HW: np.ndarray) -> np.ndarray:
+    clear = ~cloud_HW
+    level = np.median(nir_HW[clear])
+    background = ndimage.median_filter(np.where(clear, nir_HW, level), size=3)
+    smooth = ndimage.percentile_filter(background[::4, ::4], 75, size=17)
+    rows, columns = (np.minimum(np.arange(n) // 4, m - 1) for n, m in zip(nir_HW.shape, smooth.shape, strict=True))
+    expected = smooth[np.ix_(rows, columns)]
+    return np.asarray(np.where(clear, expit((expected - background - _DARKER) / 0.01), 0.0), np.float32)
+
+
+def _best_offset(cloud_HW: np.ndarray, dark_HW: np.ndarray) -> tuple[int, int] | None:
+    """Return (rows, columns) from cloud to shadow, or None where no offset stands out."""
+    centred = dark_HW - dark_HW[~cloud_HW].mean()
+    centred[cloud_HW] = 0.0
+    cloud = cloud_HW.astype(np.float32)
+    match = signal.correlate(centred, cloud, mode="full", method="fft")
+    landed = signal.correlate(1.0 - cloud, cloud, mode="full", method="fft")
+    height, width = cloud_HW.shape
+    rows, columns = np.ogrid[1 - height : height, 1 - width : width]
+    distance = np.hypot(rows, columns)
+    near = (distance >= 3) & (distance <= MAX_SHADOW_PX) & (landed > 0.05 * cloud_HW.sum())
+    score = np.where(near, match / np.maximum(landed, 1.0), -np.inf)
+    row, column = np.unravel_index(int(np.argmax(score)), score.shape)
+    if not np.isfinite(score[row, column]) or score[row, column] < _MIN_SHADOW_MATCH:
+        return None
+    return int(row) - height + 1, int(column) - width + 1
+
+
+def _soft(margin: np.ndarray, width: float) -> np.ndarray:
+    return np.asarray(expit(margin / width))
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.asarray(numerator / np.maximum(denominator, 1e-3))
