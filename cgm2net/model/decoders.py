@@ -14,7 +14,6 @@ from cgm2net.model.blocks import Conv, ConvMLP, double, fold
 from cgm2net.model.encoder import STEM_STRIDE
 
 _GATE_STEEPNESS = 4.0
-_MEAN_REFLECTANCE = 0.15
 
 
 class TopDown(nn.Module):
@@ -56,12 +55,12 @@ class ClassModulation(nn.Module):
 
 
 class RestorationDecoder(nn.Module):
-    """Fused features and the input's own detail to the clear image at full resolution.
+    """Fused features and the input's own detail to a clear image and to how far it replaces the input.
 
     .. math:: y = x + g \\, (c - x)
 
-    The gate g starts from the mask: closed where it is clear, open under cloud; the candidate c is a reflectance of
-    its own, so that nothing of a thick cloud has to be subtracted.
+    The gate g starts from the mask: closed where it is clear, open under cloud; the candidate c is an image of its
+    own, so that nothing of a thick cloud has to be subtracted.
     """
 
     def __init__(self, channels: int, num_bands: int) -> None:
@@ -75,22 +74,19 @@ class RestorationDecoder(nn.Module):
         self.head = Conv(channels // 2, 2 * num_bands)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
-        with torch.no_grad():
-            self.head.bias[:num_bands] = _MEAN_REFLECTANCE  # type: ignore[index]
 
     def features(self, features_BHWC: Tensor) -> Tensor:
         """Refine the half-resolution features, (B, H / 2, W / 2, C)."""
         return features_BHWC + self.mlp(self.norm(features_BHWC))  # type: ignore[no-any-return]
 
-    def forward(self, features_BHWC: Tensor, optical_BHWC: Tensor, cloud_BHW1: Tensor) -> Tensor:
-        """Return the clear image (B, H, W, bands), not clamped."""
+    def forward(self, features_BHWC: Tensor, optical_BHWC: Tensor, cloud_BHW1: Tensor) -> tuple[Tensor, Tensor]:
+        """Return candidate, in the standardised units of ``optical_BHWC``, and gate; (B, H, W, bands) each."""
         full = fold(self.up(features_BHWC), STEM_STRIDE)
         seen = torch.cat([optical_BHWC * (1.0 - cloud_BHW1), cloud_BHW1], dim=-1)
         full = F.gelu(full + self.detail(seen))
         full = full + F.gelu(self.mix(full))
         candidate, gate = self.head(full).split(self.num_bands, dim=-1)
-        gate = (gate + _GATE_STEEPNESS * (2.0 * cloud_BHW1 - 1.0)).sigmoid()
-        return optical_BHWC + gate * (candidate - optical_BHWC)  # type: ignore[no-any-return]
+        return candidate, (gate + _GATE_STEEPNESS * (2.0 * cloud_BHW1 - 1.0)).sigmoid()
 
 
 class SegmentationDecoder(nn.Module):

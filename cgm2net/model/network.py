@@ -17,6 +17,8 @@ from cgm2net.errors import ModelError
 from cgm2net.model.decoders import ClassModulation, RestorationDecoder, SegmentationDecoder, TopDown
 from cgm2net.model.encoder import STEM_STRIDE, DualStreamEncoder
 
+_LIMIT = 4.0
+
 
 class _Size(NamedTuple):
     channels: tuple[int, ...]
@@ -62,6 +64,30 @@ class Prediction(NamedTuple):
     "Class scores on the label grid, before softmax."
 
 
+class Standardise(nn.Module):
+    """Bands to mean 0 and deviation 1 over clear ground, limited, so that no thick cloud shouts down the rest.
+
+    The figures are buffers: measured on the training tiles, they travel with the weights.
+    """
+
+    mean_C: Tensor
+    std_C: Tensor
+
+    def __init__(self, num_bands: int, *, mean: float, std: float) -> None:
+        super().__init__()
+        self.register_buffer("mean_C", torch.full((num_bands,), mean))
+        self.register_buffer("std_C", torch.full((num_bands,), std))
+
+    def forward(self, pixels_BHWC: Tensor) -> Tensor:
+        """Return (x - mean) / std, limited to -4..4."""
+        return ((pixels_BHWC - self.mean_C) / self.std_C).clamp(-_LIMIT, _LIMIT)
+
+    def set(self, mean_C: Tensor, std_C: Tensor) -> None:
+        """Take measured figures; a band that does not vary keeps a deviation of 0.001."""
+        self.mean_C.copy_(mean_C)
+        self.std_C.copy_(std_C.clamp(min=1e-3))
+
+
 class CGM2Net(nn.Module):
     """The network.
 
@@ -73,6 +99,8 @@ class CGM2Net(nn.Module):
         super().__init__()
         self.config = config
         channels, num_blocks, num_states = SIZES[config.size]
+        self.standard_optical = Standardise(config.num_optical_bands, mean=0.15, std=0.1)
+        self.standard_sar = Standardise(config.num_sar_bands, mean=0.5, std=0.2)
         self.stride = STEM_STRIDE * 2 ** (len(channels) - 1)
         self.encoder = DualStreamEncoder(
             num_optical_bands=config.num_optical_bands, num_sar_bands=config.num_sar_bands, channels=channels,
@@ -104,13 +132,16 @@ class CGM2Net(nn.Module):
         if not self.config.cloud_guidance:
             cloud_B1HW = torch.zeros_like(cloud_B1HW)
         optical, sar, cloud = (x.permute(0, 2, 3, 1) for x in (optical_BCHW, sar_BCHW, cloud_B1HW))
-        fused = self.encoder(torch.cat([optical, cloud], dim=-1), sar, cloud)
+        seen = self.standard_optical(optical)
+        fused = self.encoder(torch.cat([seen, cloud], dim=-1), self.standard_sar(sar), cloud)
         class_features, coarse = self.segment.features(self.to_classes(fused))
         image_features = self.to_image(fused)
         if self.modulate is not None:
             image_features = self.modulate(image_features, coarse.softmax(dim=-1))
         image_features = self.restore.features(image_features)
-        clear = self.restore(image_features, optical, cloud)
+        candidate, gate = self.restore(image_features, seen, cloud)
+        candidate = self.standard_optical.mean_C + self.standard_optical.std_C * candidate
+        clear = optical + gate * (candidate - optical)
         logits = self.segment(class_features, coarse, image_features if self.modulate is not None else None)
         logits_BKHW = logits.permute(0, 3, 1, 2)
         if label_shape is not None and label_shape != tuple(logits_BKHW.shape[2:]):

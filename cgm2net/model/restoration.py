@@ -131,7 +131,7 @@ class SpeckleFilter(nn.Module):
         for tap in range(9):
             dy, dx = divmod(tap, 3)
             smooth = smooth + kernel_BHW9[..., tap : tap + 1] * padded[:, dy : dy + height, dx : dx + width]
-        return sar_BHWC + blend_BHW1 * (smooth - sar_BHWC)
+        return sar_BHWC + blend_BHW1 * (smooth - sar_BHWC)  # type: ignore[no-any-return]
 
 
 class FeatureRestoration(nn.Module):

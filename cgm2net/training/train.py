@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from cgm2net.evaluation.score import score
 from cgm2net.files import CACHE_DIR, code_hash, sha256_json, write_json
 from cgm2net.model import weights
 from cgm2net.model.network import CGM2Net, NetworkConfig
+from cgm2net.sensors import to_unit_range
 from cgm2net.settings import EvaluateSettings, TrainSettings
 from cgm2net.training.checkpoint import load_checkpoint, save_checkpoint
 from cgm2net.training.crops import Crops
@@ -87,6 +88,8 @@ def train(
     state_dir = cache_dir / "train" / key
     torch.manual_seed(seed)
     network = CGM2Net(_config(tiles, settings))
+    network.standard_optical.set(*band_statistics(tiles, "reference", tiles.optical_bands))
+    network.standard_sar.set(*band_statistics(tiles, "sar", tiles.sar_bands))
     trainer = _Trainer(fabric, network, TaskLoss(settings), settings)
     first_step = trainer.restore(load_checkpoint(state_dir / "checkpoint.pt"))
     with _tracked(fabric, state_dir, settings, seed=seed, data_hash=tiles.data_hash) as run, progress_bar() as progress:
@@ -208,6 +211,20 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
     return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+def band_statistics(tiles: TileDataset, role: str, bands: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each band, scaled to 0-1, over measured pixels of up to 256 tiles."""
+    chosen = np.unique(np.linspace(0, len(tiles) - 1, min(len(tiles), 256)).astype(int))
+    sums, count = np.zeros((2, len(bands))), 0
+    for index in chosen:
+        stored = tiles.stored(int(index))
+        values_CP = to_unit_range(stored[role], bands)[:, stored["valid"]].astype(np.float64)
+        sums += values_CP.sum(axis=1), np.square(values_CP).sum(axis=1)
+        count += values_CP.shape[1]
+    mean, square = sums / max(count, 1)
+    deviation = np.sqrt(np.maximum(square - np.square(mean), 0.0))
+    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
 def _parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
