@@ -1,0 +1,301 @@
+"""How far a SAR image lies from an optical image of the same ground: measured in windows, believed when they agree.
+
+Per window, the gradient magnitude of both images is matched by masked normalised cross-correlation (Padfield 2012,
+doi:10.1109/TIP.2011.2181402): an optical template without clouds is moved over a larger piece of SAR. Edges are where
+the two sensors agree; their values are not comparable. The windows' correlation surfaces are added up, the sum's peak
+is the consensus, and every window votes for or against it. Mutual information (Viola and Wells 1997,
+doi:10.1023/A:1007958904918), which knows nothing of edges, then has to prefer the move.
+
+Sign: ``dx_px``, ``dy_px`` say where the SAR content lies relative to the optical content, right and down; moving the
+SAR image by (-dx, -dy) puts it in place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import fft, ndimage
+
+Status = Literal["moved", "aligned", "unsure"]
+
+MAX_WINDOWS = 64
+"""On larger scenes, the best window in each cell of an even grid."""
+
+MIN_AGREEING = 6
+"""Fewer agreeing windows can be chance; a wrong move of a nearly overcast real scene had five."""
+
+VOTE_RADIUS_PX = 1.5
+"""A window agrees when its own peak is no farther than this from the consensus."""
+
+_MIN_USABLE_SHARE = 0.25
+_SEARCH_MARGIN_PX = 4  # beyond the largest believed shift, so that a larger one is seen as one
+_OPTICAL_SIGMA_PX = 1.0
+_SAR_SIGMA_PX = 1.5  # despeckles: the derivative of a Gaussian over dB values
+_EDGE_PX = 3  # gradients this near to masked pixels see their fill
+_MI_FROM_PX = 1.5  # mutual information is taken at whole pixels: it cannot judge smaller moves
+_MI_BINS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowShift:
+    """What one window says."""
+
+    row: int
+    "Of the window's centre [px]."
+    col: int
+    "Of the window's centre [px]."
+    dx_px: float
+    dy_px: float
+    correlation: float
+    "Of the gradient magnitudes at the window's own peak, -1 to 1."
+    usable_share: float
+    "Of the window's optical pixels."
+    agrees: bool
+    "Within :data:`VOTE_RADIUS_PX` of the consensus."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """Where the SAR content lies relative to the optical content, and whether that is to be believed."""
+
+    dx_px: float
+    "To the right; NaN where no window was usable."
+    dy_px: float
+    "Down; NaN where no window was usable."
+    rmse_px: float
+    "Root mean square distance of the agreeing windows from the consensus; NaN where none agrees."
+    agreement: float
+    "Share of measured windows that agree, 0-1."
+    num_windows: int
+    "Measured."
+    status: Status
+    "``moved``: to be corrected; ``aligned``: too small to correct; ``unsure``: leave in place."
+    reason: str
+    "Why unsure; empty otherwise."
+    windows: tuple[WindowShift, ...]
+
+
+class _Pair(NamedTuple):
+    """Two images on one grid."""
+
+    optical_CHW: np.ndarray
+    sar_CHW: np.ndarray
+    usable_HW: np.ndarray
+
+
+class _Place(NamedTuple):
+    """A window: rows and columns of its upper-left corner, and the share of its pixels that can be used."""
+
+    top: int
+    left: int
+    usable_share: float
+
+
+def measure_shift(
+    optical_CHW: np.ndarray,
+    sar_CHW: np.ndarray,
+    *,
+    usable_HW: np.ndarray,
+    window_px: int,
+    max_shift_px: float,
+    min_shift_px: float,
+    min_agreement: float,
+    max_rmse_px: float,
+) -> Shift:
+    """Measure the shift of a SAR image against an optical image on the same grid.
+
+    Args:
+        optical_CHW: reflectance in any unit and dtype; all bands are used.
+        sar_CHW: backscatter [dB], float, NaN where there is none; all bands are used.
+        usable_HW: bool, True where the optical image shows the ground: measured, no cloud, no shadow.
+        window_px: side of the windows.
+        max_shift_px: a larger shift along either axis is not believed.
+        min_shift_px: a shorter shift is ``aligned``.
+        min_agreement: share of windows that must agree, 0-1.
+        max_rmse_px: of the agreeing windows about the consensus.
+    """
+    pair = _Pair(optical_CHW, sar_CHW, usable_HW)
+    radius = int(np.ceil(max_shift_px)) + _SEARCH_MARGIN_PX
+    places = _places(usable_HW & np.isfinite(sar_CHW).all(axis=0), window_px)
+    if len(places) < MIN_AGREEING:
+        return _unmeasured(len(places), window_px)
+    surfaces = [_surface(pair, place, size=window_px, radius=radius) for place in places]
+    dx, dy, _ = _peak(np.sum([p.usable_share * surface for p, surface in zip(places, surfaces, strict=True)], axis=0))
+    windows = tuple(
+        _vote(place, surface, dx, dy, size=window_px) for place, surface in zip(places, surfaces, strict=True)
+    )
+    distances = np.array([np.hypot(w.dx_px - dx, w.dy_px - dy) for w in windows if w.agrees])
+    rmse = float(np.sqrt(np.mean(distances**2))) if distances.size else float("nan")
+    needed = max(MIN_AGREEING, int(np.ceil(min_agreement * len(windows))))
+    reason = ""
+    if distances.size < needed:
+        reason = f"{distances.size} of {len(windows)} windows agree, {needed} are needed"
+    elif max(abs(dx), abs(dy)) > max_shift_px:
+        reason = f"measured ({dx:.1f}, {dy:.1f}) px, beyond the {max_shift_px:g} px that are believed"
+    elif rmse > max_rmse_px:
+        reason = f"agreeing windows scatter by {rmse:.2f} px, at most {max_rmse_px:g} px are allowed"
+    elif np.hypot(dx, dy) >= max(_MI_FROM_PX, min_shift_px):
+        reason = _objection(pair, places, dx, dy, size=window_px)
+    status: Status = "unsure" if reason else "aligned" if np.hypot(dx, dy) < min_shift_px else "moved"
+    return Shift(
+        dx_px=dx, dy_px=dy, rmse_px=rmse, agreement=distances.size / len(windows), num_windows=len(windows),
+        status=status, reason=reason, windows=windows,
+    )  # fmt: skip
+
+
+def _unmeasured(num_windows: int, size: int) -> Shift:
+    nan = float("nan")
+    reason = f"{num_windows} windows of {size} px show enough clear ground, {MIN_AGREEING} are needed"
+    return Shift(dx_px=nan, dy_px=nan, rmse_px=nan, agreement=0.0, num_windows=num_windows, status="unsure",
+                 reason=reason, windows=())  # fmt: skip
+
+
+def _places(usable_HW: np.ndarray, size: int) -> list[_Place]:
+    """Return windows at half a window's distance that are usable enough, at most :data:`MAX_WINDOWS`."""
+    height, width = usable_HW.shape
+    found = []
+    for top in _starts(height, size):
+        for left in _starts(width, size):
+            share = float(usable_HW[top : top + size, left : left + size].sum()) / size**2
+            if share >= _MIN_USABLE_SHARE:
+                found.append(_Place(top, left, share))
+    if len(found) <= MAX_WINDOWS:
+        return found
+    side = int(np.sqrt(MAX_WINDOWS))
+    best: dict[tuple[int, int], _Place] = {}
+    for w in found:
+        cell = ((w.top + size // 2) * side // height, (w.left + size // 2) * side // width)
+        if cell not in best or w.usable_share > best[cell].usable_share:
+            best[cell] = w
+    return list(best.values())
+
+
+def _starts(length: int, size: int) -> list[int]:
+    last = max(length - size, 0)
+    return sorted({*range(0, last, size // 2), last})
+
+
+def _surface(pair: _Pair, place: _Place, *, size: int, radius: int) -> np.ndarray:
+    """Return a window's correlation at every whole shift, float (2·radius + 1, 2·radius + 1), rows dy, columns dx."""
+    cut = _Cut(place.top, place.left, size, _EDGE_PX)
+    wide = _Cut(place.top - radius, place.left - radius, size + 2 * radius, _EDGE_PX)
+    echo_CHW = wide.of(pair.sar_CHW, np.nan)
+    template, weight = _edges(cut.of(pair.optical_CHW, 0), cut.of(pair.usable_HW, False), _OPTICAL_SIGMA_PX)
+    # A soft rim: a strong edge that enters or leaves at the border should not decide.
+    rim = np.sqrt(np.minimum(1.0, 2 * np.hanning(size + 2)[1:-1]))
+    search, search_weight = _edges(echo_CHW, np.isfinite(echo_CHW).all(axis=0), _SAR_SIGMA_PX)
+    return _correlate(template, weight * np.outer(rim, rim), search, search_weight)
+
+
+class _Cut:
+    """A square piece of an image with a margin, filled where it reaches beyond."""
+
+    def __init__(self, top: int, left: int, size: int, margin: int) -> None:
+        self._rows = (top - margin, top + size + margin)
+        self._cols = (left - margin, left + size + margin)
+
+    def of(self, image: np.ndarray, fill: float) -> np.ndarray:
+        height, width = image.shape[-2:]
+        (top, bottom), (left, right) = self._rows, self._cols
+        part = image[..., max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        pad = [(max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0))]
+        return np.pad(part, [(0, 0)] * (image.ndim - 2) + pad, constant_values=fill)
+
+
+def _edges(image_CHW: np.ndarray, usable_HW: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return log gradient magnitude, all bands together, and its weight; both without the margin of the cut.
+
+    Bands count alike whatever their unit; the logarithm keeps bright single scatterers (roofs, ships) from deciding.
+    """
+    inner = (slice(_EDGE_PX, -_EDGE_PX),) * 2
+    weight = usable_HW[inner]
+    if not usable_HW.all():
+        weight = ndimage.binary_erosion(usable_HW, iterations=_EDGE_PX)[inner]
+    if not weight.any():
+        return np.zeros(weight.shape), np.zeros(weight.shape)
+    level_C11 = image_CHW[:, usable_HW].mean(axis=1, dtype=np.float64)[:, None, None]
+    filled = np.where(usable_HW, image_CHW, level_C11).astype(np.float32)
+    smooth = ndimage.gaussian_filter(filled, sigma, axes=(1, 2))
+    right, down = (np.roll(smooth, -1, axis) - np.roll(smooth, 1, axis) for axis in (2, 1))
+    rise = np.hypot(right, down)[:, *inner]
+    edges = (rise / np.maximum(rise[:, weight].mean(axis=1), 1e-12)[:, None, None]).sum(axis=0, dtype=np.float64)
+    edges = np.log(edges + 0.1 * float(edges[weight].mean()) + 1e-12)
+    edges -= edges[weight].mean()
+    return np.where(weight, edges, 0.0), weight.astype(np.float64)
+
+
+def _correlate(a: np.ndarray, a_weight: np.ndarray, b: np.ndarray, b_weight: np.ndarray) -> np.ndarray:
+    """Return the weighted correlation coefficient of ``a`` with every piece of ``b`` of its size.
+
+    Shifts at which less than half of the best overlap remains get -1: too few pixels to say anything.
+    """
+    reach = b.shape[0] - a.shape[0] + 1
+    shape = (fft.next_fast_len(b.shape[0], real=True),) * 2
+    wa, fa, fa2 = fft.rfft2(np.stack([a_weight, a_weight * a, a_weight * a**2]), shape)
+    wb, fb, fb2 = fft.rfft2(np.stack([b_weight, b_weight * b, b_weight * b**2]), shape)
+    pairs = np.stack([wb * wa.conj(), wb * fa.conj(), wb * fa2.conj(), fb * wa.conj(), fb2 * wa.conj(), fb * fa.conj()])
+    n, sum_a, sum_a2, sum_b, sum_b2, sum_ab = fft.irfft2(pairs, shape)[:, :reach, :reach]
+    enough = n > 0.5 * max(float(n.max()), 1e-6)
+    n = np.where(enough, n, 1.0)
+    spread = (sum_a2 / n - (sum_a / n) ** 2) * (sum_b2 / n - (sum_b / n) ** 2)
+    floor = 1e-6 * max(float(spread[enough].max(initial=0.0)), 1e-12)
+    return np.where(enough, (sum_ab / n - sum_a * sum_b / n**2) / np.sqrt(np.maximum(spread, floor)), -1.0)
+
+
+def _peak(surface: np.ndarray) -> tuple[float, float, float]:
+    """Return dx, dy [px] and height of the highest point, to a fraction of a pixel by a quadratic fitted to 3 x 3."""
+    radius = surface.shape[0] // 2
+    row, col = (int(i) for i in np.unravel_index(np.argmax(surface), surface.shape))
+    dx, dy, height = float(col - radius), float(row - radius), float(surface[row, col])
+    if not (0 < row < 2 * radius and 0 < col < 2 * radius):
+        return dx, dy, height
+    near = surface[row - 1 : row + 2, col - 1 : col + 2]
+    gx, gy = (near[:, 2] - near[:, 0]).sum() / 6, (near[2] - near[0]).sum() / 6
+    xx, yy = (near[:, 2] + near[:, 0] - 2 * near[:, 1]).sum() / 3, (near[2] + near[0] - 2 * near[1]).sum() / 3
+    xy = (near[2, 2] + near[0, 0] - near[0, 2] - near[2, 0]) / 4
+    determinant = xx * yy - xy**2
+    if determinant <= 0:
+        return dx, dy, height
+    sub_x, sub_y = (xy * gy - yy * gx) / determinant, (xy * gx - xx * gy) / determinant
+    return dx + float(np.clip(sub_x, -1, 1)), dy + float(np.clip(sub_y, -1, 1)), height
+
+
+def _vote(place: _Place, surface: np.ndarray, dx: float, dy: float, *, size: int) -> WindowShift:
+    x, y, correlation = _peak(surface)
+    return WindowShift(
+        row=place.top + size // 2, col=place.left + size // 2, dx_px=x, dy_px=y, correlation=correlation,
+        usable_share=place.usable_share, agrees=bool(np.hypot(x - dx, y - dy) <= VOTE_RADIUS_PX),
+    )  # fmt: skip
+
+
+def _objection(pair: _Pair, places: Sequence[_Place], dx: float, dy: float, *, size: int) -> str:
+    """Say so if mutual information does not rise when SAR is moved back by (dx, dy); empty if it rises."""
+    optical, moved, left = [], [], []
+    for place in places:
+        here = _Cut(place.top, place.left, size, 0)
+        there = _Cut(place.top + round(dy), place.left + round(dx), size, 0)
+        # Every second pixel: the despeckled echo between them adds nothing.
+        echo = [ndimage.gaussian_filter(c.of(pair.sar_CHW, np.nan).mean(axis=0), 1)[::2, ::2] for c in (there, here)]
+        usable = here.of(pair.usable_HW, False)[::2, ::2] & np.isfinite(echo[0]) & np.isfinite(echo[1])
+        optical.append(here.of(pair.optical_CHW, 0)[:, ::2, ::2][:, usable])
+        moved.append(echo[0][usable])
+        left.append(echo[1][usable])
+    bands = [_bins(band_N) for band_N in np.concatenate(optical, axis=1)]
+    echoes = [_bins(np.concatenate(echo)) for echo in (moved, left)]
+    there_nat, here_nat = (float(np.mean([_information(band, echo) for band in bands])) for echo in echoes)
+    if there_nat > here_nat:
+        return ""
+    return f"mutual information is {there_nat:.4f} nat when moved by ({dx:.1f}, {dy:.1f}) px, {here_nat:.4f} in place"
+
+
+def _bins(values_N: np.ndarray) -> np.ndarray:
+    """Return the number of each value's bin, 0 to 15; all bins hold equally many."""
+    return np.searchsorted(np.quantile(values_N, np.linspace(0, 1, _MI_BINS + 1)[1:-1]), values_N)
+
+
+def _information(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    joint = np.bincount(a_N * _MI_BINS + b_N, minlength=_MI_BINS**2).reshape(_MI_BINS, _MI_BINS) / a_N.size
+    product = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    filled = joint > 0
+    return float(np.sum(joint[filled] * np.log(joint[filled] / product[filled])))

@@ -1,0 +1,167 @@
+"""The stage ``coregister`` on synthetic scenes whose shift is known, and on real ones where a folder is given."""
+
+import hashlib
+import os
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+
+from cgm2net import raster
+from cgm2net.catalog import COLUMNS, FILE_ROLES, read_catalog, read_scenes, write_scenes
+from cgm2net.data import synthetic
+from cgm2net.data.coregister import CoregisterReport, _placed, clear_ground, coregister
+from cgm2net.data.shift import measure_shift
+from cgm2net.data.synthetic import SceneSpec
+from cgm2net.raster import Raster
+from cgm2net.settings import CoregisterSettings
+
+SETTINGS = CoregisterSettings(num_workers=1, window_px=64)
+LIMITS = SETTINGS.model_dump(include={"window_px", "max_shift_px", "min_shift_px", "min_agreement", "max_rmse_px"})
+SHIFT = (2.3, -1.6)
+
+
+def write_scene(folder: Path, scene_id: str, spec: SceneSpec, roles: tuple[str, ...]) -> dict[str, object]:
+    row: dict[str, object] = dict.fromkeys(COLUMNS, "")
+    row |= {"scene_id": scene_id, "region": "r00", "accepted": True, "reason": ""}
+    (folder / scene_id).mkdir(parents=True)
+    for role in roles:
+        path = folder / scene_id / f"{role}.tif"
+        synthetic.write(synthetic.uri(role, spec), path)
+        row[role] = str(path)
+    return row
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("validate")
+    spec = SceneSpec(region=0, date=date(2024, 6, 1), size_px=192, cover=0.3, shift=SHIFT)
+    rows = [
+        write_scene(folder, "with-reference", spec, FILE_ROLES),
+        write_scene(folder, "without-reference", spec, ("optical", "sar", "cloud")),
+        write_scene(folder, "no-vh", spec, ("optical", "sar")),
+        {**dict.fromkeys(COLUMNS, ""), "scene_id": "refused", "accepted": False, "reason": "no SAR"},
+    ]
+    sar = raster.read(Path(str(rows[2]["sar"])))
+    raster.write(Path(str(rows[2]["sar"])), sar.select(("VV",)), nodata=float("nan"))
+    write_scenes(pd.DataFrame(rows), folder / "scenes.csv")
+    return folder / "scenes.csv"
+
+
+def run(scenes: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[CoregisterReport, pd.DataFrame]:
+    monkeypatch.chdir(folder)  # the per-scene cache lies below the working folder
+    report = coregister(scenes, folder / "out", settings=SETTINGS)
+    return report, read_scenes(folder / "out" / "scenes.csv").set_index("scene_id")
+
+
+def test_stage_moves_sar_back_and_says_what_it_did(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, table = run(scenes, tmp_path, monkeypatch)
+    assert report == CoregisterReport(found=3, moved=2, aligned=0, unsure=0, refused=1, from_cache=0)
+    for scene_id in ("with-reference", "without-reference"):
+        row = table.loc[scene_id]
+        assert row["shift_status"] == "moved", row["shift_reason"]
+        assert np.hypot(row["dx_px"] - SHIFT[0], row["dy_px"] - SHIFT[1]) < 0.4
+        rasters = {role: raster.read(Path(row[role])) for role in FILE_ROLES if row[role]}
+        assert {made.grid for made in rasters.values()} == {rasters["optical"].grid}
+        clear = rasters.get("reference", rasters["optical"])
+        usable = clear.valid_HW & (rasters["cloud"].pixels_CHW[0] == 0)
+        left = measure_shift(clear.pixels_CHW, rasters["sar"].pixels_CHW, usable_HW=usable, **LIMITS)
+        assert np.hypot(left.dx_px, left.dy_px) < 0.4
+    assert (table.loc["refused", "accepted"], table.loc["refused", "reason"]) == (False, "no SAR")
+    assert not table.loc["no-vh", "accepted"]
+    assert table.loc["no-vh", "reason"] == "sar.tif: has bands VV, lacks VH"
+    assert not list((tmp_path / "out").glob("no-vh/*"))
+    windows = pd.read_csv(tmp_path / "out" / "windows.csv")
+    counted = windows.groupby("scene_id").size()
+    assert counted.to_dict() == table["shift_windows"].dropna().astype(int).to_dict()
+    assert (tmp_path / "out" / "shifts.png").stat().st_size > 1000
+
+
+def test_same_bytes_again_and_from_the_cache(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hashes(folder: Path) -> dict[str, str]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        run(scenes, tmp_path / name, monkeypatch)
+    first = hashes(tmp_path / "a" / "out")
+    assert {name: value for name, value in hashes(tmp_path / "b" / "out").items() if name != "scenes.csv"} == {
+        name: value for name, value in first.items() if name != "scenes.csv"
+    }  # the table holds paths relative to itself: to the refused scenes' files, outside
+    report, _ = run(scenes, tmp_path / "a", monkeypatch)
+    assert report.from_cache == 2  # the third is refused, and what is refused is not kept
+    assert hashes(tmp_path / "a" / "out") == first
+
+
+def grid(*, shape: tuple[int, int], gsd_m: float = 10.0) -> GeoBox:
+    return GeoBox(shape, Affine.translation(500_000, 5_000_000) * Affine.scale(gsd_m, -gsd_m), "EPSG:32631")
+
+
+def image(pixels_CHW: np.ndarray, bands: tuple[str, ...], gsd_m: float = 10.0) -> Raster:
+    shape = pixels_CHW.shape[1:]
+    return Raster(
+        pixels_CHW=pixels_CHW, valid_HW=np.ones(shape, bool), bands=bands, grid=grid(shape=shape, gsd_m=gsd_m)
+    )
+
+
+def test_correction_by_whole_pixels_copies_values_and_leaves_a_gap() -> None:
+    sar = image(np.arange(2 * 20 * 30, dtype=np.float32).reshape(2, 20, 30), ("VV", "VH"))
+    placed = _placed(sar, sar, 3.0, -2.0)  # content lies 3 right and 2 up of its place
+    assert np.array_equal(placed.pixels_CHW[:, 2:, :27], sar.pixels_CHW[:, :18, 3:])
+    assert np.isnan(placed.pixels_CHW[:, :2]).all()
+    assert np.isnan(placed.pixels_CHW[:, :, 27:]).all()
+    assert placed.grid == sar.grid
+
+
+def test_clear_ground_keeps_away_from_clouds_and_takes_a_classification() -> None:
+    optical = image(np.full((6, 20, 20), 900, np.uint16), SETTINGS.optical_bands)
+    mask = np.zeros((1, 20, 20), np.uint8)
+    mask[0, 10, 10] = 1
+    clear = clear_ground(optical, image(mask, ("cloud",)))
+    assert not clear[10, 7]  # three pixels of rim
+    assert clear[10, 6]
+    scl = np.full((1, 20, 20), 4, np.uint8)  # vegetation
+    scl[0, 10, 10] = 9  # cloud
+    assert np.array_equal(clear_ground(optical, image(scl, ("cloud",))), clear)
+
+
+def test_coarser_labels_come_by_nearest_and_uncovered_ground_is_ignored(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = read_scenes(scenes)
+    row = table[table["scene_id"] == "with-reference"].iloc[0].to_dict()
+    optical = raster.read(Path(row["optical"]))
+    coarse = GeoBox((48, 96), optical.grid.transform * Affine.scale(2), optical.grid.crs)  # covers the upper half
+    codes = np.random.default_rng(0).integers(0, 6, (1, 48, 96)).astype(np.uint8)
+    label = Raster(pixels_CHW=codes, valid_HW=np.ones((48, 96), bool), bands=("label",), grid=coarse)
+    raster.write(tmp_path / "label.tif", label, nodata=255)
+    write_scenes(pd.DataFrame([{**row, "label": str(tmp_path / "label.tif")}]), tmp_path / "scenes.csv")
+    _, done = run(tmp_path / "scenes.csv", tmp_path, monkeypatch)
+    got = raster.read(Path(str(done.loc["with-reference", "label"]))).pixels_CHW[0]
+    assert np.array_equal(got[:96], codes[0].repeat(2, 0).repeat(2, 1))
+    assert (got[96:] == 255).all()
+
+
+@pytest.mark.skipif("CGM2NET_REAL_DATA" not in os.environ, reason="CGM2NET_REAL_DATA names no folder of real scenes")
+def test_real_scenes_are_never_moved_wrongly() -> None:
+    rng = np.random.default_rng(0)
+    for row in read_catalog(Path(os.environ["CGM2NET_REAL_DATA"]) / "catalog.csv").to_dict("records"):
+        clear = raster.read(Path(row["reference"]), bands=SETTINGS.optical_bands)
+        sar = raster.read(Path(row["sar"]), bands=SETTINGS.sar_bands)
+        dx, dy = rng.uniform(-7, 7, 2)
+        warped = raster.warp(sar, sar.grid.translate_pix(-dx, -dy), resampling=Resampling.bilinear, fill=float("nan"))
+        shifted = replace(warped, grid=sar.grid)
+        found = measure_shift(
+            clear.pixels_CHW, shifted.pixels_CHW, usable_HW=clear.valid_HW, **{**LIMITS, "window_px": 96}
+        )
+        # These scenes have a shift of their own, about a pixel.
+        assert found.status == "unsure" or np.hypot(found.dx_px - dx, found.dy_px - dy) < 2.0, row["scene_id"]
