@@ -95,8 +95,13 @@ def register() -> None:
     """Register the model; promote it if it beats the champion by the rule."""
     from cgm2net.register import register as stage
 
-    folders = [ARTIFACTS / name for name in ("tile", "train", "evaluate")]
-    _run("register", lambda settings, out: stage(*folders, out, settings=settings.register_))
+    tiles, model, scores = (ARTIFACTS / name for name in ("tile", "train", "evaluate"))
+    _run(
+        "register",
+        lambda settings, out: stage(
+            tiles, model, scores, out, settings=settings.register_, evaluate_settings=settings.evaluate
+        ),
+    )
 
 
 @main.group()
