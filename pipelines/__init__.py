@@ -1,0 +1,1 @@
+"""Prefect flows over the stages of dvc.yaml; no pixel and no tensor here."""
