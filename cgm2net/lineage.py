@@ -64,7 +64,7 @@ def _git(root: Path, *arguments: str) -> str | None:
     command = [git, "--no-optional-locks", "-C", str(root), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        _log.info("git %s: %s", arguments[0], done.stderr.strip())
+        _log.debug("git %s: %s", arguments[0], done.stderr.strip())
         return None
     return done.stdout.strip()
 

@@ -249,7 +249,7 @@ def _open_tiles(tiles_dir: Path, settings: TrainSettings) -> tuple[TileDataset, 
 def _config(tiles: TileDataset, settings: TrainSettings) -> NetworkConfig:
     return NetworkConfig(
         num_optical_bands=len(tiles.optical_bands), num_sar_bands=len(tiles.sar_bands),
-        num_classes=len(tiles.classes), size=settings.size, restoration=settings.restoration,
+        num_classes=len(tiles.classes), size=settings.network_size, restoration=settings.restoration,
         interaction=settings.interaction, fusion=settings.fusion, exchange=settings.exchange,
         cloud_guidance=settings.cloud_guidance,
     )  # fmt: skip
@@ -270,7 +270,7 @@ def _tracked(fabric: Fabric, state_dir: Path, settings: TrainSettings, *, seed: 
     if not fabric.is_global_zero:
         return nullcontext(_Untracked())
     return tracking.run(
-        state_dir / "run.json", experiment=EXPERIMENT, name=f"cgm2net-{settings.size}-seed{seed}",
+        state_dir / "run.json", experiment=EXPERIMENT, name=f"cgm2net-{settings.network_size}-seed{seed}",
         params={**settings.model_dump(), "seed": seed}, tags=lineage.lineage_tags(Path.cwd(), data_hash=data_hash),
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ from cgm2net.training.train import learning_rate, train
 ROOT = Path(__file__).parents[2]
 CLASSES = ("forest", "rangeland", "agriculture", "urban", "barren", "water")
 SETTINGS = {
-    "size": "tiny", "steps": 6, "batch_size": 2, "crop_px": 16, "warmup_steps": 1, "num_threads": 1,
+    "network_size": "tiny", "steps": 6, "batch_size": 2, "crop_px": 16, "warmup_steps": 1, "num_threads": 1,
     "log_every_steps": 2, "checkpoint_every_steps": 2, "validate_every_steps": 6,
 }  # fmt: skip
 
