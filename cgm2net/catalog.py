@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from cgm2net.errors import CatalogError, DataError
+from cgm2net.files import write_aside
 
 FILE_ROLES = ("optical", "sar", "reference", "label", "cloud")
 """Columns that hold a URI or path; ``optical`` and ``sar`` are always there, the others may be empty."""
@@ -33,21 +34,31 @@ def read_catalog(path: Path) -> pd.DataFrame:
         One row a scene, all text, empty where unknown, sorted by ``scene_id``.
 
     Raises:
-        CatalogError: if the file is absent, lacks a column, or has an unsafe, repeated or unknown value.
+        CatalogError: if the file is absent, holds no scene, lacks a column, or has an unsafe or repeated id.
     """
     if not path.is_file():
         raise CatalogError(f"{path}: no catalogue there; `dvc pull` fetches the sample's, or write one")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, comment="#")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise CatalogError(f"{path}: not a table of comma-separated values: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise CatalogError(f"{path}: rows have more values than the header has names; quote values that hold commas")
     missing = [name for name in COLUMNS if name not in table.columns]
     unknown = [name for name in table.columns if name not in (*COLUMNS, *HASH_COLUMNS)]
     if missing or unknown:
         raise CatalogError(f"{path}: lacks columns {missing}, has unknown columns {unknown}; wanted {list(COLUMNS)}")
+    if table.empty:
+        raise CatalogError(f"{path}: no scene in it; append rows, one a scene")
     for name in HASH_COLUMNS:
         if name not in table.columns:
             table[name] = ""
     _check_ids(table, path)
-    for role in FILE_ROLES:
-        table[role] = [resolve_uri(uri, path.parent) for uri in table[role]]
+    try:
+        for role in FILE_ROLES:
+            table[role] = [resolve_uri(uri, path.parent) for uri in table[role]]
+    except ValueError as error:
+        raise CatalogError(f"{path}: column {role} has a URI that cannot be parsed: {error}") from error
     for role in ("optical", "sar"):
         empty = table.loc[table[role] == "", "scene_id"].tolist()
         if empty:
@@ -77,8 +88,8 @@ def resolve_uri(uri: str, folder: Path) -> str:
 
 def write_catalog(table: pd.DataFrame, path: Path) -> None:
     """Write a catalogue, rows sorted by ``scene_id``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.sort_values("scene_id").to_csv(path, index=False, lineterminator="\n")
+    with write_aside(path) as aside:
+        table.sort_values("scene_id").to_csv(aside, index=False, lineterminator="\n")
 
 
 def read_scenes(path: Path) -> pd.DataFrame:
@@ -92,9 +103,11 @@ def read_scenes(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise CatalogError(f"{path}: no scene table there; run the stage that makes it (`dvc repro`)")
-    table = pd.read_csv(path, dtype={name: str for name in (*COLUMNS, *HASH_COLUMNS, "reason")})
-    text = [name for name in (*COLUMNS, *HASH_COLUMNS, "reason") if name in table.columns]
-    table[text] = table[text].fillna("")
+    columns = pd.read_csv(path, nrows=0).columns
+    text = [name for name in columns if name in (*COLUMNS, *HASH_COLUMNS, "reason")]
+    # Only an empty field is unknown: by default pandas takes a region called NA for nothing too.
+    empty = {name: [""] for name in columns if name not in text}
+    table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=empty)
     for role in FILE_ROLES:
         table[role] = [resolve_uri(uri, path.parent) for uri in table[role]]
     return table
@@ -105,7 +118,8 @@ def write_scenes(table: pd.DataFrame, path: Path) -> None:
     table = table.sort_values("scene_id")
     for role in FILE_ROLES:
         table[role] = [os.path.relpath(file, path.parent.resolve()) if file else "" for file in table[role]]
-    table.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+    with write_aside(path) as aside:
+        table.to_csv(aside, index=False, lineterminator="\n", float_format="%.6g")
 
 
 def accepted_scenes(table: pd.DataFrame) -> pd.DataFrame:
@@ -127,15 +141,18 @@ def merge_results(table: pd.DataFrame, results: Sequence[dict[str, object]]) -> 
     A result with ``accepted`` False keeps its ``reason``; rows refused earlier stay refused.
 
     Raises:
-        CatalogError: if a scene was handed in that the table does not have.
+        CatalogError: if a scene was handed in that the table does not have, or one is left without a verdict.
     """
-    found = pd.DataFrame(list(results))
+    found = pd.DataFrame(list(results), columns=None if results else ["scene_id", "accepted", "reason"])
     if not set(found["scene_id"]) <= set(table["scene_id"]):
         raise CatalogError(f"results for unknown scenes {sorted(set(found['scene_id']) - set(table['scene_id']))}")
     old = table.set_index("scene_id")
     new = found.set_index("scene_id")
     columns = [*old.columns, *(name for name in new.columns if name not in old.columns)]
     merged = new.combine_first(old)[columns].reset_index()
+    unjudged = merged.loc[merged["accepted"].isna(), "scene_id"].tolist()
+    if unjudged:
+        raise CatalogError(f"scenes {', '.join(unjudged[:5])} are neither accepted nor refused")
     merged["accepted"] = merged["accepted"].astype(bool)
     merged["reason"] = merged["reason"].fillna("")
     return merged

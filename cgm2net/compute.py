@@ -2,9 +2,9 @@
 
 import logging
 import multiprocessing
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cgm2net.errors import SceneError
+from cgm2net.errors import SceneError, WorkerError
 from cgm2net.files import CACHE_DIR, cached_folder, code_hash, sha256_file, sha256_json
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,10 @@ def map_scenes(
 
     Returns:
         One dict a job in order, with ``scene_id``, ``accepted``, ``reason`` and the facts; and how many came from
-        the cache.
+        the cache. Refusals are not cached: what a scene was refused for may lie outside its key.
+
+    Raises:
+        WorkerError: if a process dies; names the stage and the scenes that were being worked on.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     run = partial(_run, work, stage=stage, code=code_hash(), out_dir=out_dir, cache_dir=cache_dir)
@@ -67,21 +70,34 @@ def map_scenes(
                 results[job.scene_id] = run(job)
                 progress.advance(bar)
         else:
-            # spawn: forking a process that has started threads (BLAS, numba, a progress bar) can deadlock
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context) as pool:
-                futures = {pool.submit(run, job): job.scene_id for job in jobs}
-                for future in as_completed(futures):
-                    results[futures[future]] = future.result()
-                    progress.advance(bar)
+            for scene_id, result in _in_processes(run, jobs, stage=stage, num_workers=min(num_workers, len(jobs))):
+                results[scene_id] = result
+                progress.advance(bar)
     hits = sum(hit for _, hit in results.values())
     _log.info("%s: %d scenes, %d made, %d from the cache", stage, len(jobs), len(jobs) - hits, hits)
     return [results[job.scene_id][0] for job in jobs], hits
 
 
-def num_cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))
+def _in_processes(
+    run: Callable[[SceneJob], tuple[Facts, bool]], jobs: Sequence[SceneJob], *, stage: str, num_workers: int
+) -> Iterator[tuple[str, tuple[Facts, bool]]]:
+    # spawn: forking a process that has started threads (BLAS, numba, a progress bar) can deadlock
+    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
+    futures = {}
+    try:
+        for job in jobs:
+            futures[pool.submit(run, job)] = job.scene_id
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        # Scenes are begun in order, so those under way were the first of the unfinished.
+        unfinished = [scene_id for future, scene_id in futures.items() if future.exception()]
+        raise WorkerError(
+            f"{stage}: a process died (killed, or out of memory) at scene {' or '.join(unfinished[:num_workers])};"
+            f" finished scenes are kept; lower {stage}.num_workers and run again"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _run(
@@ -95,17 +111,15 @@ def _run(
 ) -> tuple[Facts, bool]:
     hashes = {role: sha256_file(path) for role, path in sorted(job.inputs.items())}
     key = sha256_json([stage, code, job.scene_id, job.parameters, hashes])
-    facts, hit = cached_folder(key, out_dir / job.scene_id, partial(_verdict, work, job), cache_dir=cache_dir)
-    return {"scene_id": job.scene_id, **facts}, hit
-
-
-def _verdict(work: Callable[[SceneJob, Path], Facts], job: SceneJob, folder: Path) -> Facts:
+    verdict: Facts = {"scene_id": job.scene_id, "accepted": True, "reason": ""}
     try:
-        return {"accepted": True, "reason": "", **work(job, folder)}
+        facts, hit = cached_folder(key, out_dir / job.scene_id, partial(work, job), cache_dir=cache_dir)
     except SceneError as error:
-        for left in folder.iterdir():
-            left.unlink()
-        return {"accepted": False, "reason": error.reason}
+        return {**verdict, "accepted": False, "reason": error.reason}, False
+    except Exception as error:
+        error.add_note(f"stage {stage}, scene {job.scene_id}")
+        raise
+    return {**verdict, **facts}, hit
 
 
 def progress_bar() -> Progress:

@@ -13,6 +13,7 @@
     ├── DataError (ValueError)          a whole set cannot be used: too few scenes, an empty split
     ├── ModelError (ValueError)         weights, card, or input shape do not fit the network
     ├── BackendError (RuntimeError)     an optional package or device is needed and absent
+    ├── WorkerError (RuntimeError)      a process that worked on a scene died
     └── MetricError (ArithmeticError)   a loss or metric is not a finite number
 """
 
@@ -72,6 +73,10 @@ class ModelError(CGM2NetError, ValueError):
 
 class BackendError(CGM2NetError, RuntimeError):
     """An optional package or a device is needed and absent."""
+
+
+class WorkerError(CGM2NetError, RuntimeError):
+    """A process that worked on a scene died."""
 
 
 class MetricError(CGM2NetError, ArithmeticError):

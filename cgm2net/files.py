@@ -5,10 +5,13 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 CACHE_DIR = Path(".cache/cgm2net")
 """Resumable state and finished scenes, keyed by content. Safe to delete at any time; never an input."""
@@ -64,7 +67,11 @@ def write_aside(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: object) -> None:
     """Write a value as sorted, indented JSON, aside and renamed; NaN is refused."""
     with write_aside(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=str) + "\n")
+        aside.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=_plain) + "\n")
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -90,23 +97,34 @@ def cached_folder(
         cache_dir: where finished folders are kept.
 
     Returns:
-        The facts, and whether they came from the cache.
+        The facts as JSON gives them back, and whether they came from the cache.
     """
+    if folder.exists():
+        shutil.rmtree(folder)
     kept = cache_dir / key[:2] / key
     hit = (kept / _FACTS).is_file()
     if not hit:
-        with write_aside(kept) as aside:
-            aside.mkdir()
-            facts = dict(make(aside))
-            (aside / _FACTS).write_text(json.dumps(facts, sort_keys=True, allow_nan=True))
-            if kept.exists():  # left by an older version or another process; the key says it is the same
-                shutil.rmtree(kept)
-    if folder.exists():
-        shutil.rmtree(folder)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as aside:
+            made = Path(aside, key)
+            made.mkdir()
+            facts = dict(make(made))
+            (made / _FACTS).write_text(json.dumps(facts, sort_keys=True, allow_nan=True))
+            _keep(made, kept)
     shutil.copytree(kept, folder, ignore=shutil.ignore_patterns(_FACTS), copy_function=_copy)
     if not any(folder.iterdir()):
         folder.rmdir()
     return json.loads((kept / _FACTS).read_text()), hit
+
+
+def _keep(made: Path, kept: Path) -> None:
+    try:
+        made.rename(kept)
+    except OSError:
+        if (kept / _FACTS).is_file():  # another process was first; the key says that its result is the same
+            return
+        shutil.rmtree(kept)
+        made.rename(kept)
 
 
 def _copy(source: str, target: str) -> str:

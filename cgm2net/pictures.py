@@ -32,7 +32,7 @@ _CLASS_COLOURS = {
     ("wetland", "marsh"): "#66c2a4",
     ("forest", "tree", "wood"): "#1b7837",
     ("shrub",): "#a1874b",
-    ("grass", "meadow", "pasture", "rangeland"): "#a6d96a",
+    ("grass", "meadow", "pasture", "rangeland", "vegetation"): "#a6d96a",
     ("crop", "agricultur", "farm", "field", "cultivated"): "#ecd25a",
     ("road", "transport"): "#54545c",
     ("built", "urban", "building", "impervious", "settlement", "artificial"): "#d6403a",

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
+from rasterio._err import CPLE_BaseError  # what `reproject` raises of GDAL's errors; rasterio exports no other name
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.errors import CRSError, RasterioError, RasterioIOError
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
@@ -84,7 +85,7 @@ def read(path: Path, *, bands: Sequence[str] | None = None, window: Window | Non
         window: part of the file, in pixels; all where none is given.
 
     Raises:
-        RasterError: if the file cannot be opened or read, has no CRS, or lacks a band.
+        RasterError: if the file cannot be opened or read, has no CRS, lacks a band or does not hold the window.
     """
     try:
         with rasterio.open(path) as file:
@@ -95,14 +96,26 @@ def read(path: Path, *, bands: Sequence[str] | None = None, window: Window | Non
                 raise RasterError(f"{path}: has bands {', '.join(names)}, lacks {', '.join(missing)}")
             if file.crs is None:
                 raise RasterError(f"{path}: has no coordinate reference system; write one into the file")
+            _require_inside(path, file, window)
             index = [names.index(name) + 1 for name in chosen]
             pixels = file.read(index, window=window)
-            transform = file.transform if window is None else file.window_transform(window)
-            grid = GeoBox(pixels.shape[1:], transform, file.crs)
+            whole = GeoBox((file.height, file.width), file.transform, file.crs)
+            grid = whole if window is None else whole[window.toslices()]
             nodata = file.nodata
     except RasterioIOError as error:
         raise RasterError(f"{path}: cannot be read as a raster: {error}") from error
     return Raster(pixels_CHW=pixels, valid_HW=valid_mask(pixels, nodata), bands=chosen, grid=grid)
+
+
+def _require_inside(path: Path, file: rasterio.DatasetReader, window: Window | None) -> None:
+    if window is None:
+        return
+    right, bottom = window.col_off + window.width, window.row_off + window.height
+    if min(window.col_off, window.row_off) < 0 or right > file.width or bottom > file.height:
+        raise RasterError(
+            f"{path}: columns {window.col_off} to {right}, rows {window.row_off} to {bottom} asked for, the file has"
+            f" {file.width}x{file.height} px"
+        )
 
 
 def read_grid(path: Path) -> GeoBox:
@@ -166,7 +179,7 @@ def warp(raster: Raster, grid: GeoBox, *, resampling: Resampling, fill: float) -
         raster: source.
         grid: target.
         resampling: ``nearest`` for labels and masks, ``bilinear`` or ``cubic`` for measurements.
-        fill: value of pixels that the source does not cover; they are marked invalid.
+        fill: value of pixels that the source does not cover or measure; they are marked invalid.
 
     Raises:
         RasterError: if the source cannot be projected to the target.
@@ -187,7 +200,8 @@ def warp(raster: Raster, grid: GeoBox, *, resampling: Resampling, fill: float) -
             reproject(source, target, resampling=resampling, src_nodata=fill, dst_nodata=fill, **common)
         # A target pixel is valid when its nearest source pixel is: bilinear masks would grow wedges inwards.
         reproject(raster.valid_HW.astype(np.uint8), valid, resampling=Resampling.nearest, **common)
-    except RasterioError as error:
+    except (RasterioError, CRSError, CPLE_BaseError) as error:
         raise RasterError(f"cannot resample {describe_grid(raster.grid)} to {describe_grid(grid)}: {error}") from error
-    valid &= np.isfinite(pixels).all(axis=0)
-    return Raster(pixels_CHW=pixels, valid_HW=valid.astype(bool), bands=raster.bands, grid=grid)
+    valid_HW = (valid > 0) & np.isfinite(pixels).all(axis=0)
+    pixels[:, ~valid_HW] = fill
+    return Raster(pixels_CHW=pixels, valid_HW=valid_HW, bands=raster.bands, grid=grid)

@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DownloadSettings(_Section):
@@ -68,7 +68,7 @@ class CoregisterSettings(_Section):
     min_shift_px: Annotated[float, Field(ge=0.0)] = 0.25
     "A shorter measured shift is left as it is."
     window_px: Annotated[int, Field(ge=32)] = 96
-    "Side of the windows in which the shift is measured; five must fit, half overlapping, on clear ground."
+    "Side of the windows in which the shift is measured; six must fit, half overlapping, on clear ground."
     min_agreement: Share = 0.35
     "Share of usable windows that must agree on the shift before anything is moved."
     max_rmse_px: Positive = 1.0
@@ -89,7 +89,7 @@ class CloudmaskSettings(_Section):
     method: Literal["given_or_simple", "given", "scl", "simple"] = "given_or_simple"
     "`given` takes the catalogue's mask and refuses scenes without one; `given_or_simple` falls back to the rule."
     dilation_px: Annotated[int, Field(ge=0)] = 2
-    "Grown on every side, where clouds thin out; not applied to given masks."
+    "Grown on every side of what method `scl` finds, where clouds thin out."
 
 
 class TileSettings(_Section):
@@ -116,9 +116,10 @@ class TileSettings(_Section):
 class TrainSettings(_Section):
     """The network, its losses and the optimiser."""
 
-    size: Literal["tiny", "small", "base"] = "tiny"
-    "The one dial for size; the network's other dimensions follow from it."
-    steps: Count = 600
+    network_size: Literal["tiny", "small", "base"] = "tiny"
+    "The one dial for size; the network's other dimensions follow from it. (DVC leaves keys named `size` out of its"
+    " run cache's hash.)"
+    steps: Count = 400
     batch_size: Count = 16
     crop_px: Annotated[int, Field(ge=16)] = 64
     "Side of the random crops that are trained on; at most the tile's size."
@@ -220,6 +221,14 @@ class Settings(_Section):
     evaluate: EvaluateSettings
     register_: RegisterSettings = Field(alias="register")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, values: object) -> object:
+        """`train:` with nothing below it means all defaults, like `train: {}`."""
+        if not isinstance(values, dict):
+            return values
+        return {key: {} if value is None and key != "seed" else value for key, value in values.items()}
+
     def section(self, stage: str) -> _Section:
         """Return one stage's settings by the stage's name."""
         names = {field.alias or name: name for name, field in type(self).model_fields.items()}
@@ -251,4 +260,6 @@ def _explain(path: Path, problem: object) -> str:
         return f"{path}: {where}: unknown key; correct its spelling or remove it"
     if problem["type"] == "missing":
         return f"{path}: {where}: missing; add it"
+    if problem["type"] == "value_error":  # a check of several keys, whose message holds their values
+        return f"{path}: {where}: {problem['ctx']['error']}"
     return f"{path}: {where}: got {problem['input']!r}: {problem['msg']}"

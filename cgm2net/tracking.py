@@ -41,6 +41,9 @@ _ENVIRONMENT = {  # read by mlflow at import or at each request; what the user h
 _MAX_BATCH = 1000  # metrics in one call, mlflow's limit
 _STANDS_FOR = "stands_for_run"
 
+# Without it MLflow's UI opens an experiment as one of chat traces and hides its runs.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
 
 class Run:
     """An open run.
@@ -191,7 +194,7 @@ def _experiment_id(client: "MlflowClient", name: str) -> str:
     if found is None:
         artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else str(Path.cwd() / "mlartifacts")
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts))
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -20,7 +20,7 @@ from cgm2net.settings import CloudmaskSettings
 COVER_THRESHOLD = 0.5
 """A pixel with a higher probability counts into the cover."""
 
-_SCL_PROBABILITY = {3: 1.0, 8: 0.6, 9: 1.0, 10: 1.0}
+_SCL_PROBABILITY = {0: 1.0, 3: 1.0, 8: 0.6, 9: 1.0, 10: 1.0}
 
 
 class CloudMethod(NamedTuple):
@@ -30,13 +30,15 @@ class CloudMethod(NamedTuple):
     "Goes into the table and the cache key; raised when the answer changes."
     find: Callable[[Raster, Raster | None], np.ndarray]
     grow: bool
-    "Whether the edge is grown by ``dilation_px``; a delivered mask is taken as it is."
+    """Whether the edge is grown by ``dilation_px``: a delivered mask is taken as it is, and the rule is soft enough to
+    reach where clouds thin out (grown by 1 px it agrees less with true masks)."""
 
 
 def _given(_optical: Raster, delivered: Raster | None) -> np.ndarray:
     if delivered is None:
         raise RasterError("the catalogue has no cloud mask for this scene; name one, or choose another method")
-    values = delivered.pixels_CHW[0].astype(np.float32)
+    # Where the mask does not reach nothing is known: that counts as cloud.
+    values = np.where(delivered.valid_HW, delivered.pixels_CHW[0], 1).astype(np.float32)
     if values.min() < 0.0 or values.max() > 1.0:
         raise RasterError(
             f"the delivered mask holds values from {values.min():g} to {values.max():g}, expected 0-1; a Sentinel-2"
@@ -50,7 +52,7 @@ def _scl(_optical: Raster, delivered: Raster | None) -> np.ndarray:
         raise RasterError(
             "method `scl` reads the scene classification from the catalogue's cloud column, which is empty"
         )
-    codes = delivered.pixels_CHW[0]
+    codes = np.where(delivered.valid_HW, delivered.pixels_CHW[0], 0)
     if not np.isin(codes, np.arange(12)).all() or codes.max() <= 1:
         raise RasterError(
             f"not a Sentinel-2 scene classification: codes {np.unique(codes)[:8].tolist()}, expected 0-11"
@@ -64,16 +66,17 @@ def _scl(_optical: Raster, delivered: Raster | None) -> np.ndarray:
 def _simple(optical: Raster, _delivered: Raster | None) -> np.ndarray:
     reflectance = sensors.to_unit_range(optical.pixels_CHW, optical.bands)
     cloud = np.where(optical.valid_HW, simple_cloud(reflectance, optical.bands), 0.0)
-    return np.asarray(np.maximum(cloud, simple_shadow(reflectance, optical.bands, cloud)))
+    shadow = simple_shadow(reflectance, optical.bands, cloud_HW=cloud, valid_HW=optical.valid_HW)
+    return np.asarray(np.maximum(cloud, shadow))
 
 
 METHODS = MappingProxyType({
     "given": CloudMethod("1", _given, grow=False),
     "scl": CloudMethod("1", _scl, grow=True),
-    "simple": CloudMethod("1", _simple, grow=True),
+    "simple": CloudMethod("1", _simple, grow=False),
 })  # fmt: skip
 """`given`: the mask that the catalogue names. `scl`: Sentinel-2 L2A scene classification; 9, 10 (cloud, cirrus) and 3
-(shadow) count 1, 8 (cloud, medium probability) 0.6. `simple`: :mod:`cgm2net.data.clouds`."""
+(shadow) count 1, as does 0 (no data), 8 (cloud, medium probability) 0.6. `simple`: :mod:`cgm2net.data.clouds`."""
 
 
 @dataclass(frozen=True, kw_only=True)

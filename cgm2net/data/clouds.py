@@ -13,15 +13,17 @@ from scipy.special import expit
 
 from cgm2net.errors import RasterError
 
-MAX_SHADOW_PX = 64
+MAX_SHADOW_PX = 128
 """Farthest that a shadow is looked for from its cloud."""
 
 _MIN_SHADOW_MATCH = 0.25
 _DARKER = 0.04
+_DARKER_SHARE = 0.25
+_SMALLEST_PX = 3
 
 
 def simple_cloud(reflectance_CHW: np.ndarray, bands: Sequence[str]) -> np.ndarray:
-    """Return the probability of cloud by rule.
+    """Return the probability of cloud by rule; what is smaller than 3 x 3 pixels (white roofs) is no cloud.
 
     Args:
         reflectance_CHW: float32, 0-1.
@@ -49,10 +51,12 @@ def simple_cloud(reflectance_CHW: np.ndarray, bands: Sequence[str]) -> np.ndarra
         green = have.get("B03", blue)
         snow = _ratio(green - have["B11"], green + have["B11"])
         probability *= _soft(0.75 - snow, 0.05)
-    return np.asarray(probability, np.float32)
+    return np.asarray(ndimage.grey_opening(probability, size=(_SMALLEST_PX, _SMALLEST_PX)), np.float32)
 
 
-def simple_shadow(reflectance_CHW: np.ndarray, bands: Sequence[str], cloud_HW: np.ndarray) -> np.ndarray:
+def simple_shadow(
+    reflectance_CHW: np.ndarray, bands: Sequence[str], *, cloud_HW: np.ndarray, valid_HW: np.ndarray
+) -> np.ndarray:
     """Return the probability of cloud shadow: dark ground where the clouds of this image would cast it.
 
     Candidates are pixels darker in near infrared than their surroundings (Fmask's flood fill). The offset between
@@ -63,16 +67,18 @@ def simple_shadow(reflectance_CHW: np.ndarray, bands: Sequence[str], cloud_HW: n
         reflectance_CHW: float32, 0-1.
         bands: band names; without B08 no shadow is found.
         cloud_HW: probability of cloud, 0-1.
+        valid_HW: bool, True where the image was measured.
 
     Returns:
         float32 (H, W), 0-1; all 0 where no offset explains the dark pixels.
     """
     nothing = np.zeros(cloud_HW.shape, np.float32)
     cloud = cloud_HW > 0.5
-    if "B08" not in bands or not cloud.any() or cloud.all():
+    ground = valid_HW & ~cloud
+    if "B08" not in bands or not cloud.any() or not ground.any():
         return nothing
-    dark = _darker_than_surroundings(reflectance_CHW[list(bands).index("B08")], cloud)
-    offset = _best_offset(cloud, dark)
+    dark = _darker_than_surroundings(reflectance_CHW[list(bands).index("B08")], ground)
+    offset = _best_offset(cloud, dark, ground)
     if offset is None:
         return nothing
     cast = ndimage.shift(cloud.astype(np.float32), offset, order=0)
@@ -80,23 +86,22 @@ def simple_shadow(reflectance_CHW: np.ndarray, bands: Sequence[str], cloud_HW: n
     return np.asarray(cast * dark, np.float32)
 
 
-def _darker_than_surroundings(nir_HW: np.ndarray, cloud_HW: np.ndarray) -> np.ndarray:
-    clear = ~cloud_HW
-    level = np.median(nir_HW[clear])
-    background = ndimage.median_filter(np.where(clear, nir_HW, level), size=3)
-    smooth = ndimage.percentile_filter(background[::4, ::4], 75, size=17)
+def _darker_than_surroundings(nir_HW: np.ndarray, ground_HW: np.ndarray) -> np.ndarray:
+    level = np.median(nir_HW[ground_HW])
+    seen = ndimage.median_filter(np.where(ground_HW, nir_HW, level), size=3)
+    smooth = ndimage.percentile_filter(seen[::4, ::4], 75, size=17)
     rows, columns = (np.minimum(np.arange(n) // 4, m - 1) for n, m in zip(nir_HW.shape, smooth.shape, strict=True))
     expected = smooth[np.ix_(rows, columns)]
-    return np.asarray(np.where(clear, expit((expected - background - _DARKER) / 0.01), 0.0), np.float32)
+    wanted = np.maximum(_DARKER, _DARKER_SHARE * expected)
+    return np.asarray(np.where(ground_HW, expit((expected - seen - wanted) / 0.01), 0.0), np.float32)
 
 
-def _best_offset(cloud_HW: np.ndarray, dark_HW: np.ndarray) -> tuple[int, int] | None:
+def _best_offset(cloud_HW: np.ndarray, dark_HW: np.ndarray, ground_HW: np.ndarray) -> tuple[int, int] | None:
     """Return (rows, columns) from cloud to shadow, or None where no offset stands out."""
-    centred = dark_HW - dark_HW[~cloud_HW].mean()
-    centred[cloud_HW] = 0.0
+    centred = np.where(ground_HW, dark_HW - dark_HW[ground_HW].mean(), 0.0)
     cloud = cloud_HW.astype(np.float32)
     match = signal.correlate(centred, cloud, mode="full", method="fft")
-    landed = signal.correlate(1.0 - cloud, cloud, mode="full", method="fft")
+    landed = signal.correlate(ground_HW.astype(np.float32), cloud, mode="full", method="fft")
     height, width = cloud_HW.shape
     rows, columns = np.ogrid[1 - height : height, 1 - width : width]
     distance = np.hypot(rows, columns)

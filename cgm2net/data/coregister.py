@@ -224,11 +224,12 @@ def _draw(done: pd.DataFrame, vectors: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(3 * columns, 3.3 * rows), layout="constrained")
     for axes, scene in zip(figure.subplots(rows, columns, squeeze=False).flat, done.to_dict("records"), strict=False):
         mine = vectors[vectors["scene_id"] == scene["scene_id"]]
-        colours = np.where(mine["agrees"].astype(bool), "#08519c", "#c6c6c6")
-        axes.quiver(
-            mine["col"], mine["row"], mine["dx_px"], mine["dy_px"],
-            color=colours, angles="xy", scale_units="xy", scale=4 / _step(mine["col"]), width=0.01,
-        )  # fmt: skip
+        if len(mine):
+            colours = np.where(mine["agrees"].astype(bool), "#08519c", "#c6c6c6")
+            axes.quiver(
+                mine["col"], mine["row"], mine["dx_px"], mine["dy_px"],
+                color=colours, angles="xy", scale_units="xy", scale=4 / _step(mine["col"]), width=0.01,
+            )  # fmt: skip
         vector = f"{scene['dx_px']:.2f}, {scene['dy_px']:.2f} px"
         axes.set_title(f"{scene['scene_id']}\n{scene['shift_status']} {vector}", fontsize=8)
         axes.set_aspect("equal", adjustable="datalim")

@@ -42,7 +42,7 @@ def download(catalog: Path, out_dir: Path, *, settings: DownloadSettings) -> Dow
     table = read_catalog(catalog)
     rows = table.to_dict("records")
     with ThreadPoolExecutor(_NUM_ASKERS) as pool:
-        prepared = list(pool.map(_prepare, rows))
+        prepared = list(pool.map(partial(_prepare, settings=settings), rows))
     jobs = [job for job in prepared if isinstance(job, SceneJob)]
     missing = [facts for facts in prepared if not isinstance(facts, SceneJob)]
     results, hits = map_scenes(
@@ -61,14 +61,17 @@ def download(catalog: Path, out_dir: Path, *, settings: DownloadSettings) -> Dow
     )  # fmt: skip
 
 
-def _prepare(row: dict[str, str]) -> SceneJob | Facts:
+def _prepare(row: dict[str, str], *, settings: DownloadSettings) -> SceneJob | Facts:
     """One scene's job, or its refusal where a URI leads nowhere."""
     files = {}
     for role in FILE_ROLES:
         uri, sha256 = row[role], row[f"{role}_sha256"]
         if uri:
             try:
-                files[role] = {"uri": uri, "sha256": sha256, "identity": sha256 or identity(uri)}
+                version = sha256 or identity(
+                    uri, max_attempts=settings.max_attempts, wait_seconds=settings.retry_wait_seconds
+                )
+                files[role] = {"uri": uri, "sha256": sha256, "version": version}
             except FileNotFoundError:
                 no_files = dict.fromkeys(FILE_ROLES, "")
                 reason = f"{role} is not at {uri}"

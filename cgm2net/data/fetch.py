@@ -3,9 +3,13 @@
 ``synthetic:`` is rendered; every other scheme (``file``, ``https``, ``s3``, …) goes through fsspec.
 """
 
+import fcntl
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
@@ -16,6 +20,7 @@ from cgm2net.errors import ChecksumError, FetchError
 from cgm2net.files import CACHE_DIR, sha256_file, sha256_json
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 PARTIAL_DIR = CACHE_DIR / "partial"
 _BLOCK_BYTES = 4 << 20
@@ -29,24 +34,20 @@ def file_suffix(uri: str) -> str:
     return suffix if suffix in _SUFFIXES else ".tif"
 
 
-def identity(uri: str) -> str:
+def identity(uri: str, *, max_attempts: int = 4, wait_seconds: float = 1.0) -> str:
     """Return what tells one version of a URI's content from another, without fetching it.
 
     For ``synthetic:`` the URI itself; else what the store knows (ETag, time of change, size).
 
     Raises:
         FileNotFoundError: if there is nothing at the URI.
-        FetchError: if the store cannot be asked.
+        FetchError: if the store cannot be asked in ``max_attempts`` tries.
     """
     if urlsplit(uri).scheme == synthetic.SCHEME:
         return uri
-    filesystem, path = _open_store(uri)
-    try:
-        return str(filesystem.ukey(path))
-    except FileNotFoundError:
-        raise
-    except _faults() as error:
-        raise FetchError(f"{uri}: cannot be asked for: {error or type(error).__name__}") from error
+    store = _open_store(uri)
+    known = _tried(lambda: _known(*store), uri, max_attempts=max_attempts, wait_seconds=wait_seconds)
+    return _version(uri, known)
 
 
 def fetch(
@@ -83,23 +84,35 @@ def fetch(
     if urlsplit(uri).scheme == synthetic.SCHEME:
         synthetic.write(uri, target)
         return _checked(uri, target, sha256)
-    for attempt in range(1, max_attempts + 1):
+    store = _open_store(uri)
+    partial_dir.mkdir(parents=True, exist_ok=True)
+    _tried(
+        lambda: _transfer(uri, *store, target, partial_dir=partial_dir),
+        uri,
+        max_attempts=max_attempts,
+        wait_seconds=wait_seconds,
+    )
+    return _checked(uri, target, sha256)
+
+
+def _tried(action: Callable[[], _T], uri: str, *, max_attempts: int, wait_seconds: float) -> _T:
+    """Do it again at faults of the network."""
+    attempt = 1
+    while True:
         try:
-            partial = _transfer(uri, partial_dir)
-            break
+            return action()
         except FileNotFoundError:
             raise
         except _faults() as error:
+            fault = str(error) or type(error).__name__
             if attempt == max_attempts:
                 raise FetchError(
-                    f"{uri}: not fetched in {max_attempts} tries: {error or type(error).__name__};"
-                    " what arrived is kept, run again to go on"
+                    f"{uri}: not fetched in {max_attempts} tries: {fault}; what arrived is kept, run again to go on"
                 ) from error
-            wait = min(wait_seconds * 2 ** (attempt - 1), _LONGEST_WAIT_SECONDS)
-            _log.warning("%s: try %d of %d failed (%s), next in %.0f s", uri, attempt, max_attempts, error, wait)
-            time.sleep(wait)
-    partial.replace(target)
-    return _checked(uri, target, sha256)
+        wait = min(wait_seconds * 2 ** (attempt - 1), _LONGEST_WAIT_SECONDS)
+        _log.warning("%s: try %d of %d failed (%s), next in %.0f s", uri, attempt, max_attempts, fault, wait)
+        time.sleep(wait)
+        attempt += 1
 
 
 def _checked(uri: str, target: Path, wanted: str) -> str:
@@ -110,26 +123,59 @@ def _checked(uri: str, target: Path, wanted: str) -> str:
     return got
 
 
-def _transfer(uri: str, partial_dir: Path) -> Path:
-    """Append what is missing to the partial file; return it whole."""
-    filesystem, path = _open_store(uri)
-    partial_dir.mkdir(parents=True, exist_ok=True)
-    partial = partial_dir / f"{sha256_json([uri, str(filesystem.ukey(path))])}{file_suffix(uri)}"
-    size = filesystem.info(path)["size"]
-    with filesystem.open(path, "rb", block_size=_BLOCK_BYTES, cache_type="readahead") as source:
-        resumable = size is not None and source.seekable()
-        have = partial.stat().st_size if partial.exists() and resumable else 0
-        if have:
-            source.seek(have)
+def _transfer(uri: str, filesystem: AbstractFileSystem, path: str, target: Path, *, partial_dir: Path) -> None:
+    """Append what is missing to the partial file; once whole, it becomes the target."""
+    known = _known(filesystem, path)
+    partial = partial_dir / _version(uri, known)
+    with _alone(partial):
+        try:
+            _append(filesystem, path, partial, resume=known["size"] is not None)
+        except ValueError:  # fsspec's, where an HTTP server gives no ranges: only a stream from the start is left
+            _append(filesystem, path, partial, resume=False, ranges=False)
+        arrived = partial.stat().st_size
+        if known["size"] not in (None, arrived):
+            if arrived > known["size"]:
+                partial.unlink()
+            raise FetchError(f"{arrived} bytes arrived of {known['size']}")
+        partial.replace(target)
+
+
+def _append(filesystem: AbstractFileSystem, path: str, partial: Path, *, resume: bool, ranges: bool = True) -> None:
+    block_size = _BLOCK_BYTES if ranges else 0
+    have = partial.stat().st_size if resume and partial.exists() else 0
+    with filesystem.open(path, "rb", block_size=block_size, cache_type="readahead") as source:
+        source.seek(have)
         with partial.open("ab" if have else "wb") as sink:
             while block := source.read(_BLOCK_BYTES):
                 sink.write(block)
-    arrived = partial.stat().st_size
-    if size is not None and arrived != size:
-        if arrived > size:
-            partial.unlink()
-        raise FetchError(f"{uri}: {arrived} bytes arrived of {size}")
-    return partial
+
+
+@contextmanager
+def _alone(partial: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process: two scenes may name one URI, and would both append."""
+    with partial.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _known(filesystem: AbstractFileSystem, path: str) -> dict[str, Any]:
+    """Return what the store knows of a file: its size (None where it does not say), ETag, time of change."""
+    from aiohttp import ClientError
+
+    try:
+        known: dict[str, Any] = filesystem.info(path)
+    except FileNotFoundError as error:
+        # fsspec's HTTP client calls every failure "not found": a refused connection and a busy server too.
+        cause = error.__cause__
+        if isinstance(cause, (ClientError, TimeoutError)) and getattr(cause, "status", None) not in (404, 410):
+            raise cause from None
+        raise
+    return known
+
+
+def _version(uri: str, known: dict[str, Any]) -> str:
+    # An HTTP answer's `url` is where redirects led: signed anew each time.
+    return sha256_json([uri, {name: value for name, value in known.items() if name != "url"}])
 
 
 def _open_store(uri: str) -> tuple[AbstractFileSystem, str]:

@@ -12,7 +12,7 @@ import pandas as pd
 import zarr
 
 from cgm2net import pictures, raster, sensors
-from cgm2net.catalog import accepted_scenes, read_scenes, write_scenes
+from cgm2net.catalog import accepted_scenes, merge_results, read_scenes, write_scenes
 from cgm2net.compute import Facts, SceneJob, map_scenes
 from cgm2net.data.cloudmask import COVER_THRESHOLD
 from cgm2net.data.dataset import ARRAYS, CLOUD_LEVELS, META_FILE, STORE, TABLE, TileDataset
@@ -31,6 +31,9 @@ class TileReport:
     """Counts of one run."""
 
     scenes: int
+    "Scenes that gave tiles."
+    scenes_refused: int
+    "Scenes without reference or label, too small, or without a tile; rows of ``scenes.csv`` with the reason."
     train: int
     val: int
     test: int
@@ -49,32 +52,31 @@ def tile(scenes: Path, out_dir: Path, *, settings: TileSettings, seed: int) -> T
         seed: decides which regions go to which split.
 
     Raises:
-        DataError: if a split would get no tile; names the split and the regions found.
+        DataError: if no scene gives a tile, or a split would get none; names the split and the regions found.
     """
     table = read_scenes(scenes)
-    going_on = accepted_scenes(table)
-    going_on = going_on[(going_on["reference"] != "") & (going_on["label"] != "")].reset_index(drop=True)
-    if going_on.empty:
-        raise DataError(f"{scenes}: no accepted scene has both a reference and a label; nothing to learn from")
-    split_of = split_regions(sorted(set(going_on["region"])), settings=settings, seed=seed)
     cut_dir = out_dir / "cut"
-    rows = [dict(row) for row in going_on.to_dict("records")]
-    jobs = [_job(row, settings) for row in rows]
+    rows = [dict(row) for row in accepted_scenes(table).to_dict("records")]
+    unlearnable = [facts for row in rows if (facts := _lacks(row))]
+    jobs = [_job(row, settings) for row in rows if not _lacks(row)]
     results, hits = map_scenes(cut_scene, jobs, stage="tile", out_dir=cut_dir, num_workers=settings.num_workers)
-    parts = [_scene_tiles(cut_dir / row["scene_id"], row, split_of) for row in rows]
+    judged = merge_results(table, [*unlearnable, *results])
+    going_on = accepted_scenes(judged)
+    split_of = split_regions(sorted(set(going_on["region"])), settings=settings, seed=seed)
+    parts = [_scene_tiles(cut_dir / row["scene_id"], row, split_of) for row in going_on.to_dict("records")]
     tiles = pd.concat(parts, ignore_index=True)
     _require_every_split(tiles, split_of)
-    _write_store(out_dir / STORE, [cut_dir / row for row in going_on["scene_id"]], going_on)
+    _write_store(out_dir / STORE, [cut_dir / scene_id for scene_id in going_on["scene_id"]], going_on)
     shutil.rmtree(cut_dir)
-    counted = going_on.merge(pd.DataFrame(results)[["scene_id", "tiles_kept", "tiles_refused"]], on="scene_id")
-    write_scenes(counted, out_dir / "scenes.csv")
+    write_scenes(judged, out_dir / "scenes.csv")
     tiles.to_parquet(out_dir / TABLE, index=False)
     _write_meta(out_dir, settings, going_on)
     _draw_samples(TileDataset(out_dir, split="train"), out_dir / "samples.png")
     counts = tiles["split"].value_counts()
     return TileReport(
-        scenes=len(going_on), train=int(counts["train"]), val=int(counts["val"]), test=int(counts["test"]),
-        refused=int(counted["tiles_refused"].sum()), from_cache=hits,
+        scenes=len(going_on), scenes_refused=len(rows) - len(going_on),
+        train=int(counts["train"]), val=int(counts["val"]), test=int(counts["test"]),
+        refused=int(judged["tiles_refused"].sum()), from_cache=hits,
     )  # fmt: skip
 
 
@@ -94,10 +96,18 @@ def split_regions(regions: Sequence[str], *, settings: TileSettings, seed: int) 
         )
     ranked = sorted(regions, key=lambda region: hashlib.sha256(f"{seed}/{region}".encode()).hexdigest())
     num_test = max(1, round(settings.test_share * len(regions)))
-    num_val = max(1, round(settings.val_share * len(regions)))
+    num_val = min(max(1, round(settings.val_share * len(regions))), len(regions) - 2)
     num_test = min(num_test, len(regions) - num_val - 1)
     names = ["test"] * num_test + ["val"] * num_val + ["train"] * (len(regions) - num_test - num_val)
     return dict(zip(ranked, names, strict=True))
+
+
+def _lacks(row: dict[Any, Any]) -> Facts | None:
+    missing = [role for role in ("reference", "label") if not row[role]]
+    if not missing:
+        return None
+    reason = f"no {' and no '.join(missing)}: nothing to learn from"
+    return {"scene_id": row["scene_id"], "accepted": False, "reason": reason}
 
 
 def _job(row: dict[Any, Any], settings: TileSettings) -> SceneJob:
@@ -110,7 +120,11 @@ def _job(row: dict[Any, Any], settings: TileSettings) -> SceneJob:
 
 
 def cut_scene(job: SceneJob, folder: Path) -> Facts:
-    """Cut one scene; writes one ``.npy`` an array and ``tiles.csv``."""
+    """Cut one scene; writes one ``.npy`` an array and ``tiles.csv``.
+
+    Raises:
+        SceneError: if the scene is smaller than a tile.
+    """
     layers = {role: raster.read(path) for role, path in job.inputs.items()}
     for role, layer in layers.items():
         raster.require_same_grid(layers["optical"], layer, what=f"scene {job.scene_id}, optical and {role}")
@@ -134,7 +148,8 @@ def cut_scene(job: SceneJob, folder: Path) -> Facts:
             for name, array in part.items():
                 kept[name].append(array)
     if not rows:
-        raise SceneError(job.scene_id, f"all {refused} tiles have too much nodata; see tile.max_nodata_share")
+        reason = f"all {refused} tiles have too much nodata; see tile.max_nodata_share"
+        return {"accepted": False, "reason": reason, "tiles_kept": 0, "tiles_refused": refused}
     for name, tiles in kept.items():
         np.save(folder / f"{name}.npy", np.stack(tiles))
     pd.DataFrame(rows).to_csv(folder / "tiles.csv", index=False)
@@ -182,7 +197,7 @@ def _require_every_split(tiles: pd.DataFrame, split_of: dict[str, str]) -> None:
 
 def _write_store(path: Path, folders: Sequence[Path], going_on: pd.DataFrame) -> None:
     """Gather the scenes' tiles into one Zarr group, a shard at a time."""
-    group = zarr.create_group(path)
+    group = zarr.create_group(path, overwrite=True)
     for name in ARRAYS:
         parts = [np.load(folder / f"{name}.npy", mmap_mode="r") for folder in folders]
         shape = parts[0].shape[1:]

@@ -35,6 +35,7 @@ from cgm2net.settings import EvaluateSettings, TrainSettings
 from cgm2net.training.checkpoint import load_checkpoint, save_checkpoint
 from cgm2net.training.crops import Crops
 from cgm2net.training.losses import TaskLoss
+from cgm2net.training.optimiser import learning_rate, parameter_groups
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class _Trainer:
         self.fabric, self.network, self.loss, self.settings = fabric, network, loss, settings
         both = nn.ModuleDict({"network": network, "loss": loss})
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
-        optimizer = torch.optim.AdamW(_parameter_groups(both, settings), lr=settings.learning_rate, betas=(0.9, 0.99))
+        optimizer = torch.optim.AdamW(parameter_groups(both, settings), lr=settings.learning_rate, betas=(0.9, 0.99))
         self.wrapped, self.optimizer = fabric.setup(network, optimizer)
         self.loss.to(fabric.device)
         self.average.to(fabric.device)
@@ -205,14 +206,6 @@ def _batches(
         yield {name: value.to(fabric.device, non_blocking=True) for name, value in batch.items() if name != "id"}
 
 
-def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Return the rate of a step: a straight rise over the warm-up, then half a cosine down to a hundredth."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done)))
-
-
 def band_statistics(tiles: TileDataset, role: str, bands: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each band, scaled to 0-1, over measured pixels of up to 256 tiles."""
     chosen = np.unique(np.linspace(0, len(tiles) - 1, min(len(tiles), 256)).astype(int))
@@ -225,16 +218,6 @@ def band_statistics(tiles: TileDataset, role: str, bands: Sequence[str]) -> tupl
     mean, square = sums / max(count, 1)
     deviation = np.sqrt(np.maximum(square - np.square(mean), 0.0))
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
-
-
-def _parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
-    """Decay matrices and kernels only: norms, biases, decay rates of the scans and loss weights are left alone."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        spared = parameter.ndim < 2 or any(word in name for word in ("A_log", "delta_bias", "position", "temperature"))
-        (free if spared else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
 def _open_tiles(tiles_dir: Path, settings: TrainSettings) -> tuple[TileDataset, TileDataset]:

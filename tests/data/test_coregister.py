@@ -165,3 +165,13 @@ def test_real_scenes_are_never_moved_wrongly() -> None:
         )
         # These scenes have a shift of their own, about a pixel.
         assert found.status == "unsure" or np.hypot(found.dx_px - dx, found.dy_px - dy) < 2.0, row["scene_id"]
+
+
+def test_scenes_too_small_to_be_sure_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SceneSpec(region=0, date=date(2024, 6, 1), size_px=64, shift=SHIFT)
+    row = write_scene(tmp_path / "in", "small", spec, ("optical", "sar", "reference"))
+    write_scenes(pd.DataFrame([row]), tmp_path / "in" / "scenes.csv")
+    report, table = run(tmp_path / "in" / "scenes.csv", tmp_path, monkeypatch)
+    assert (report.unsure, report.refused) == (1, 0)
+    assert table.loc["small", "accepted"]
+    assert "window" in table.loc["small", "shift_reason"]

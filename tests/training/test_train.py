@@ -17,7 +17,8 @@ from cgm2net.data import synthetic
 from cgm2net.data.tile import tile
 from cgm2net.errors import DataError
 from cgm2net.settings import TileSettings, TrainSettings
-from cgm2net.training.train import learning_rate, train
+from cgm2net.training.optimiser import learning_rate
+from cgm2net.training.train import train
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("forest", "rangeland", "agriculture", "urban", "barren", "water")

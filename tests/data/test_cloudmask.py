@@ -1,0 +1,180 @@
+"""The stage that says where clouds are: each method, what it refuses, and what the table tells of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from cgm2net import raster
+from cgm2net.catalog import COLUMNS, read_scenes, write_scenes
+from cgm2net.data.cloudmask import METHODS, CloudmaskReport, cloudmask, find_cloud
+from cgm2net.errors import DataError, GridError, RasterError
+from cgm2net.raster import Raster
+from cgm2net.settings import CloudmaskSettings
+
+BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
+FIELD = (600, 1000, 800, 4500, 2500, 1500)
+CLOUD = (6000, 6000, 6000, 6200, 4500, 3500)
+SIZE = 40
+OUT = Path("artifacts/cloudmask")
+SCENES = Path("artifacts/coregister/scenes.csv")
+
+
+def image(pixels_CHW: np.ndarray, bands: Sequence[str], *, valid_HW: np.ndarray | None = None) -> Raster:
+    shape = pixels_CHW.shape[1:]
+    grid = GeoBox(shape, Affine(10, 0, 5e5, 0, -10, 5e6), "EPSG:32632")
+    return Raster(
+        pixels_CHW=pixels_CHW, valid_HW=np.ones(shape, bool) if valid_HW is None else valid_HW,
+        bands=tuple(bands), grid=grid,
+    )  # fmt: skip
+
+
+def optical() -> Raster:
+    """Return a field under one cloud of 10 x 20 pixels, with 4 columns of nodata."""
+    pixels = np.broadcast_to(np.array(FIELD, np.uint16)[:, None, None], (6, SIZE, SIZE)).copy()
+    pixels[:, 10:20, 10:30] = np.array(CLOUD, np.uint16)[:, None, None]
+    valid = np.ones((SIZE, SIZE), bool)
+    valid[:, :4] = False
+    return image(np.where(valid, pixels, 0).astype(np.uint16), BANDS, valid_HW=valid)
+
+
+def mask(values_HW: np.ndarray) -> Raster:
+    return image(values_HW[None], ("cloud",))
+
+
+def square(value: float, dtype: str, *, elsewhere: float = 0) -> np.ndarray:
+    """Return values with a square of 4 x 4 at (20, 20)."""
+    values = np.full((SIZE, SIZE), elsewhere, dtype)
+    values[20:24, 20:24] = value
+    return values
+
+
+def scene(scene_id: str, cloud: Raster | None, *, nodata: float | None = 255) -> dict[str, object]:
+    """Write a scene's files; return its row."""
+    folder = SCENES.parent / scene_id
+    folder.mkdir(parents=True)
+    raster.write(folder / "optical.tif", optical(), nodata=0)
+    row: dict[str, object] = {**dict.fromkeys(COLUMNS, ""), "scene_id": scene_id, "region": "r0", "accepted": True}
+    row |= {"reason": "", "optical": str(folder.resolve() / "optical.tif")}
+    if cloud is not None:
+        raster.write(folder / "cloud.tif", cloud, nodata=nodata)
+        row["cloud"] = str(folder.resolve() / "cloud.tif")
+    return row
+
+
+def run(*rows: dict[str, object], **settings: object) -> CloudmaskReport:
+    write_scenes(pd.DataFrame(list(rows)), SCENES)
+    return cloudmask(SCENES, OUT, settings=CloudmaskSettings.model_validate({"num_workers": 1, **settings}))
+
+
+def found(scene_id: str) -> np.ndarray:
+    """Return the probability that the stage wrote."""
+    written = raster.read(OUT / scene_id / "cloud.tif")
+    assert written.bands == ("cloud",)
+    assert written.grid == optical().grid
+    assert written.pixels_CHW.dtype == np.float32
+    assert 0 <= written.pixels_CHW.min() <= written.pixels_CHW.max() <= 1
+    return np.asarray(written.pixels_CHW[0])
+
+
+def test_a_given_mask_is_taken_as_it_is(workspace: Path) -> None:
+    delivered = square(0.7, "float32", elsewhere=0.25)
+    assert run(scene("a", mask(delivered), nodata=None), method="given", dilation_px=3) == CloudmaskReport(
+        found=1, masked=1, refused=0, from_cache=0, mean_cover=round(16 / (SIZE * (SIZE - 4)), 6)
+    )
+    np.testing.assert_array_equal(found("a"), delivered)
+
+
+def test_where_a_given_mask_does_not_reach_is_cloud(workspace: Path) -> None:
+    run(scene("a", mask(square(255, "uint8"))), method="given")
+    np.testing.assert_array_equal(found("a"), square(1, "float32"))
+
+
+def test_values_beyond_0_to_1_are_refused_with_a_hint(workspace: Path) -> None:
+    rows = [scene("a", mask(square(9, "uint8"))), scene("b", mask(square(1, "uint8")))]
+    assert run(*rows, method="given").refused == 1
+    table = read_scenes(OUT / "scenes.csv")
+    assert table["accepted"].tolist() == [False, True]
+    assert table["reason"][0].startswith("the delivered mask holds values from 0 to 9, expected 0-1; a Sentinel-2")
+    assert "`scl`" in table["reason"][0]
+    assert not (OUT / "a").exists()
+
+
+def test_given_refuses_scenes_without_a_mask(workspace: Path) -> None:
+    assert run(scene("a", None), scene("b", mask(square(1, "uint8"))), method="given").refused == 1
+    assert read_scenes(OUT / "scenes.csv")["reason"][0].startswith("the catalogue has no cloud mask for this scene")
+
+
+def test_a_scene_classification_by_its_codes(workspace: Path) -> None:
+    codes = np.full((SIZE, SIZE), 4, np.uint8)
+    codes[5, 0:12] = np.arange(12)
+    run(scene("a", mask(codes)), method="scl", dilation_px=0)
+    # 0 no data, 3 shadow, 8 cloud of medium and 9 of high probability, 10 cirrus
+    expected = [1, 0, 0, 1, 0, 0, 0, 0, 0.6, 1, 1, 0]
+    np.testing.assert_allclose(found("a")[5, :12], expected)
+    assert not np.delete(found("a"), 5, axis=0).any()
+
+
+def test_a_scene_classification_is_grown(workspace: Path) -> None:
+    run(scene("a", mask(square(9, "uint8", elsewhere=4))), method="scl", dilation_px=2)
+    expected = np.zeros((SIZE, SIZE))
+    expected[18:26, 18:26] = 1
+    np.testing.assert_array_equal(found("a"), expected)
+
+
+@pytest.mark.parametrize("delivered", [square(1, "uint8"), square(77, "uint8"), square(0.5, "float32")])
+def test_what_is_no_scene_classification_is_refused(delivered: np.ndarray) -> None:
+    with pytest.raises(RasterError, match="not a Sentinel-2 scene classification: codes"):
+        find_cloud("scl", optical(), mask(delivered), dilation_px=0)
+    with pytest.raises(RasterError, match="cloud column, which is empty"):
+        find_cloud("scl", optical(), None, dilation_px=0)
+
+
+def test_the_rule_finds_the_cloud_and_leaves_out_nodata(workspace: Path) -> None:
+    run(scene("a", mask(square(1, "uint8"))), method="simple")
+    expected = np.zeros((SIZE, SIZE), bool)
+    expected[10:20, 10:30] = True
+    np.testing.assert_array_equal(found("a") > 0.5, expected)
+
+
+def test_the_rule_stands_in_where_no_mask_is_given(workspace: Path) -> None:
+    report = run(scene("a", None), scene("b", mask(square(1, "uint8"))))
+    table = read_scenes(OUT / "scenes.csv")
+    assert table["cloud_method"].tolist() == ["simple", "given"]
+    assert table["cloud_version"].astype(str).tolist() == [METHODS[name].version for name in ("simple", "given")]
+    covers = [200 / 1440, 16 / 1440]  # of the 40 x 36 measured pixels
+    assert table["cloud_cover"].tolist() == pytest.approx(covers, abs=1e-6)
+    assert report.mean_cover == pytest.approx(sum(covers) / 2, abs=1e-6)
+    assert table["cloud"].tolist() == [str(OUT.resolve() / name / "cloud.tif") for name in "ab"]
+
+
+def test_refused_scenes_stay_and_finished_ones_are_not_done_again(workspace: Path) -> None:
+    earlier = {**scene("z", None), "accepted": False, "reason": "no overlap"}
+    rows = [scene("a", None), scene("b", None), earlier]
+    assert run(*rows).from_cache == 0
+    assert run(*rows).from_cache == 2
+    table = read_scenes(OUT / "scenes.csv")
+    assert table["reason"].tolist() == ["", "", "no overlap"]
+    assert run(*rows, dilation_px=1).from_cache == 0
+
+
+def test_the_rule_does_not_read_the_delivered_mask(workspace: Path) -> None:
+    row = scene("a", mask(square(1, "uint8")))
+    run(row, method="simple")
+    raster.write(Path(str(row["cloud"])), mask(square(0, "uint8")), nodata=255)
+    assert run(row, method="simple").from_cache == 1
+
+
+def test_where_no_scene_is_left_the_reasons_are_written_and_told(workspace: Path) -> None:
+    with pytest.raises(DataError, match="none of 1 scenes is accepted: a: the catalogue has no cloud mask"):
+        run(scene("a", None), method="given")
+    assert read_scenes(OUT / "scenes.csv")["accepted"].tolist() == [False]
+
+
+def test_a_mask_on_another_grid_is_refused() -> None:
+    with pytest.raises(GridError, match="optical and cloud mask: grids differ"):
+        find_cloud("given", optical(), image(np.zeros((1, 4, 4), np.uint8), ("cloud",)), dilation_px=0)

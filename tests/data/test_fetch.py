@@ -1,0 +1,281 @@
+"""The fetcher against real servers on loopback: what arrives, what is asked for, what is left behind."""
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from file_server import BLOCK, CONTENT, SHA256, Plan, serve
+
+from cgm2net.data import fetch as module
+from cgm2net.data import synthetic
+from cgm2net.data.fetch import fetch, file_suffix, identity
+from cgm2net.errors import ChecksumError, FetchError
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Plan]:
+    """A running server; blocks are small, so that a file takes several requests."""
+    monkeypatch.setattr(module, "_BLOCK_BYTES", BLOCK)
+    plan = Plan()
+    with serve(plan):
+        yield plan
+
+
+def get(uri: str, *, sha256: str = "", max_attempts: int = 1) -> str:
+    return fetch(uri, Path("out/a.tif"), sha256=sha256, max_attempts=max_attempts, wait_seconds=0)
+
+
+def leftovers() -> list[Path]:
+    """Return unfinished files."""
+    return [path for path in module.PARTIAL_DIR.glob("*") if path.suffix != ".lock"]
+
+
+def test_bytes_arrive_and_none_is_asked_for_twice(server: Plan) -> None:
+    assert get(f"{server.url}/a.tif", sha256=SHA256.upper()) == SHA256
+    assert Path("out/a.tif").read_bytes() == CONTENT
+    assert len(server.asked) > 3
+    ends = np.cumsum([length for _, length in server.asked])
+    assert [start for start, _ in server.asked] == [0, *ends[:-1]]
+    assert ends[-1] == len(CONTENT)
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("ranges", ["ignored", "denied"])
+def test_a_server_without_ranges_is_read_as_a_stream(server: Plan, ranges: str) -> None:
+    server.ranges = ranges
+    assert get(f"{server.url}/a.tif") == SHA256
+
+
+@pytest.mark.parametrize("ranges", ["ignored", "denied"])
+def test_a_cut_stream_begins_anew(server: Plan, ranges: str) -> None:
+    server.ranges, server.cut = ranges, 3
+    assert get(f"{server.url}/a.tif", max_attempts=4) == SHA256
+
+
+def test_a_server_that_tells_no_length(server: Plan) -> None:
+    server.ranges, server.length = "denied", False
+    assert get(f"{server.url}/a.tif") == SHA256
+
+
+def test_an_empty_file_is_a_file(server: Plan) -> None:
+    server.content = b""
+    assert get(f"{server.url}/a.tif") == hashlib.sha256(b"").hexdigest()
+
+
+def test_a_transfer_that_breaks_goes_on_where_it_stopped(server: Plan) -> None:
+    server.cut, server.cut_from = 1, 4 * BLOCK
+    assert get(f"{server.url}/a.tif", max_attempts=2) == SHA256
+    begun = [start for start, _ in server.asked]
+    again = begun.index(4 * BLOCK, begun.index(4 * BLOCK) + 1)
+    assert begun[:again] == [0, 2 * BLOCK, 4 * BLOCK]
+    assert begun[again:] == sorted(set(begun[again:]))
+
+
+def test_only_what_is_missing_is_asked_for(server: Plan) -> None:
+    uri = f"{server.url}/a.tif"
+    store = module._open_store(uri)
+    partial = module.PARTIAL_DIR / module._version(uri, module._known(*store))
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(CONTENT[: 3 * BLOCK + 7])
+    assert get(uri) == SHA256
+    assert server.asked[0][0] == 3 * BLOCK + 7
+    assert sum(length for _, length in server.asked) == len(CONTENT) - 3 * BLOCK - 7
+
+
+def test_a_partial_file_of_another_version_is_not_gone_on_with(server: Plan) -> None:
+    uri = f"{server.url}/a.tif"
+    partial = module.PARTIAL_DIR / module._version(uri, module._known(*module._open_store(uri)))
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"old" * BLOCK)
+    server.etag = "v2"
+    assert get(uri) == SHA256
+    assert server.asked[0][0] == 0
+
+
+def test_a_server_that_dies_three_times_is_asked_a_fourth(server: Plan, caplog: pytest.LogCaptureFixture) -> None:
+    server.cut = 3
+    with caplog.at_level(logging.WARNING):
+        assert get(f"{server.url}/a.tif", max_attempts=4) == SHA256
+    assert [record.getMessage().split(" failed")[0].split("a.tif: ")[1] for record in caplog.records] == [
+        f"try {n} of 4" for n in (1, 2, 3)
+    ]
+
+
+def test_after_the_last_try_the_error_tells_it_and_the_next_run_goes_on(server: Plan) -> None:
+    server.cut = 2
+    with pytest.raises(
+        FetchError, match=r"a\.tif: not fetched in 2 tries: .*; what arrived is kept, run again to go on"
+    ):
+        get(f"{server.url}/a.tif", max_attempts=2)
+    assert not Path("out/a.tif").exists()
+    assert get(f"{server.url}/a.tif") == SHA256
+
+
+def test_waits_are_doubled_up_to_a_minute(server: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    server.cut = 100
+    with pytest.raises(FetchError, match="in 9 tries"):
+        fetch(f"{server.url}/a.tif", Path("out/a.tif"), max_attempts=9, wait_seconds=0.5)
+    assert waits == [0.5, 1, 2, 4, 8, 16, 32, 60]
+
+
+@pytest.mark.parametrize("ask", [get, identity])
+def test_what_is_not_there_is_not_asked_for_again(server: Plan, ask: object, caplog: pytest.LogCaptureFixture) -> None:
+    assert callable(ask)
+    with pytest.raises(FileNotFoundError):
+        ask(f"{server.url}/gone.tif", max_attempts=4)
+    assert caplog.records == []
+
+
+def test_a_busy_server_is_not_taken_for_an_absent_file(server: Plan) -> None:
+    server.fail_with = [503] * 4  # two tries of HEAD and GET each
+    assert get(f"{server.url}/a.tif", max_attempts=3) == SHA256
+    server.fail_with = [503] * 4
+    assert identity(f"{server.url}/a.tif", max_attempts=3, wait_seconds=0)
+    server.fail_with = [503] * 4
+    with pytest.raises(FetchError, match=r"not fetched in 2 tries: 503"):
+        get(f"{server.url}/a.tif", max_attempts=2)
+
+
+def test_an_unreachable_server_is_not_taken_for_an_absent_file(workspace: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(FetchError, match="not fetched in 2 tries: Cannot connect"):
+        get(f"http://127.0.0.1:{port}/a.tif", max_attempts=2)
+
+
+def test_another_file_than_the_catalogue_names_is_not_kept(server: Plan) -> None:
+    with pytest.raises(ChecksumError, match=rf"a\.tif: SHA-256 is {SHA256}, the catalogue says 0+; correct"):
+        get(f"{server.url}/a.tif", sha256="0" * 64)
+    assert not Path("out/a.tif").exists()
+    assert leftovers() == []
+
+
+def test_identity_is_of_the_content_not_of_the_address_that_redirects_lead_to(server: Plan) -> None:
+    uri = f"{server.url}/moved.tif"
+    before = identity(uri)
+    assert identity(uri) == before
+    assert get(uri) == SHA256
+    server.etag = "v2"
+    assert identity(uri) != before
+    assert server.asked[0][0] == 0
+    assert identity("synthetic:sar?region=1&date=2024-05-01") == "synthetic:sar?region=1&date=2024-05-01"
+
+
+def test_two_scenes_that_name_one_file_do_not_mix_it(server: Plan) -> None:
+    uri = f"{server.url}/a.tif"
+    with ThreadPoolExecutor(4) as pool:
+        targets = [Path(f"out/{k}.tif") for k in range(4)]
+        hashes = list(pool.map(lambda target: fetch(uri, target, max_attempts=1, wait_seconds=0), targets))
+    assert set(hashes) == {SHA256}
+
+
+def fetch_in_child(uri: str) -> None:
+    module._BLOCK_BYTES = BLOCK
+    get(uri)
+
+
+def test_a_killed_transfer_goes_on_where_it_stopped(server: Plan) -> None:
+    server.hold_from = 4 * BLOCK
+    child = multiprocessing.get_context("spawn").Process(target=fetch_in_child, args=(f"{server.url}/a.tif",))
+    child.start()
+    assert server.held.wait(60)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    child.join(30)
+    server.go_on.set()
+    assert not Path("out/a.tif").exists()
+    (partial,) = leftovers()
+    have = partial.stat().st_size
+    assert have == 4 * BLOCK
+    server.asked.clear()
+    assert get(f"{server.url}/a.tif") == SHA256
+    assert server.asked[0][0] == have
+    assert sum(length for _, length in server.asked) == len(CONTENT) - have
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_local_files_are_copied(workspace: Path, scheme: str) -> None:
+    source = workspace / "a #1%.tif"
+    source.write_bytes(CONTENT)
+    before = identity(f"{scheme}{source}")
+    assert get(f"{scheme}{source}", sha256=SHA256) == SHA256
+    assert source.read_bytes() == Path("out/a.tif").read_bytes()
+    source.write_bytes(CONTENT + b"1")
+    assert identity(f"{scheme}{source}") != before
+    assert get(f"{scheme}{source}") == hashlib.sha256(CONTENT + b"1").hexdigest()
+    source.unlink()
+    for ask in (identity, get):
+        with pytest.raises(FileNotFoundError):
+            ask(f"{scheme}{source}")
+
+
+def test_a_store_that_speaks_s3(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        store = s3fs.S3FileSystem()
+        store.mkdir("bucket")
+        store.pipe_file("bucket/a.tif", CONTENT)
+        before = identity("s3://bucket/a.tif")
+        assert identity("s3://bucket/a.tif") == before
+        assert get("s3://bucket/a.tif", sha256=SHA256) == SHA256
+        store.pipe_file("bucket/a.tif", CONTENT[::-1])
+        assert identity("s3://bucket/a.tif") != before
+        for ask in (identity, get):
+            with pytest.raises(FileNotFoundError):
+                ask("s3://bucket/b.tif")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+        moto.stop()
+
+
+def test_a_synthetic_file_is_rendered_and_checked(workspace: Path) -> None:
+    uri = "synthetic:label?region=1&date=2024-05-01&size_px=64"
+    digest = get(uri)
+    synthetic.write(uri, Path("own.tif"))
+    assert Path("own.tif").read_bytes() == Path("out/a.tif").read_bytes()
+    with pytest.raises(ChecksumError):
+        get(uri, sha256="0" * 64)
+    assert get(uri, sha256=digest) == digest
+
+
+def test_an_unknown_kind_of_uri_is_refused_at_once(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(FetchError, match="teleport://a: no way to read this kind of URI"):
+        get("teleport://a", max_attempts=4)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "suffix"),
+    [
+        ("https://h/a.TIF", ".tif"),
+        ("https://h/a.jp2?token=x.npy", ".jp2"),
+        ("/data/mask.npy", ".npy"),
+        ("s3://b/a.zip", ".tif"),
+        ("synthetic:sar?region=1", ".tif"),
+    ],
+)
+def test_the_local_copy_keeps_a_known_suffix(uri: str, suffix: str) -> None:
+    assert file_suffix(uri) == suffix

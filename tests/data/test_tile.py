@@ -1,0 +1,290 @@
+"""Tiles: the split by region, what is cut, what is refused, and the store as a whole."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from affine import Affine
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+
+from cgm2net import raster
+from cgm2net.catalog import COLUMNS, read_scenes, write_scenes
+from cgm2net.data.dataset import ARRAYS
+from cgm2net.data.tile import SPLITS, TILES_A_SHARD, TileReport, split_regions, tile
+from cgm2net.errors import DataError, GridError
+from cgm2net.files import read_json
+from cgm2net.raster import Raster
+from cgm2net.settings import TileSettings
+
+SETTINGS = TileSettings(num_workers=1, size_px=32, stride_px=32, classes=("land", "water", "ice"), max_nodata_share=0.2)
+OPTICAL, SAR = ("B02", "B03", "B04"), ("VV", "VH")
+NODATA = {"optical": 0, "reference": 0, "sar": float("nan"), "label": 255, "cloud": None}
+SCENES = Path("artifacts/cloudmask/scenes.csv")
+OUT = Path("artifacts/tile")
+
+
+def layers(seed: int, *, height: int = 64, width: int = 96, wedge_px: int = 0) -> dict[str, Raster]:
+    """Return a scene of noise; the first ``wedge_px`` columns of the optical image are not measured."""
+    rng = np.random.default_rng(seed)
+    grid = GeoBox((height, width), Affine(10, 0, 5e5, 0, -10, 5e6), "EPSG:32632")
+    valid = np.ones((height, width), bool)
+    wedge = valid.copy()
+    wedge[:, :wedge_px] = False
+    shape = (height, width)
+    made = {
+        "optical": (rng.integers(1, 10_000, (3, *shape), np.uint16), OPTICAL, wedge),
+        "reference": (rng.integers(1, 10_000, (3, *shape), np.uint16), OPTICAL, valid),
+        "sar": (rng.normal(-12, 4, (2, *shape)).astype(np.float32), SAR, valid),
+        "label": (rng.choice(np.array([0, 1, 2, 3, 7, 255], np.uint8), (1, *shape)), ("label",), valid),
+        "cloud": (rng.random((1, *shape), np.float32), ("cloud",), valid),
+    }
+    return {
+        role: Raster(pixels_CHW=pixels, valid_HW=mask.copy(), bands=bands, grid=grid)
+        for role, (pixels, bands, mask) in made.items()
+    }
+
+
+def scene(scene_id: str, region: str, made: dict[str, Raster] | None = None) -> dict[str, object]:
+    """Write a scene's files; return its row."""
+    seed = int.from_bytes(hashlib.sha256(scene_id.encode()).digest()[:4])
+    folder = SCENES.parent.resolve() / scene_id
+    folder.mkdir(parents=True, exist_ok=True)
+    row: dict[str, object] = {**dict.fromkeys(COLUMNS, ""), "scene_id": scene_id, "region": region}
+    for role, layer in (made or layers(seed)).items():
+        raster.write(folder / f"{role}.tif", layer, nodata=NODATA[role])
+        row[role] = str(folder / f"{role}.tif")
+    return {**row, "accepted": True, "reason": ""}
+
+
+def run(
+    rows: list[dict[str, object]], settings: TileSettings = SETTINGS, *, seed: int = 0, out: Path = OUT
+) -> TileReport:
+    write_scenes(pd.DataFrame(rows), SCENES)
+    return tile(SCENES, out, settings=settings, seed=seed)
+
+
+@pytest.fixture
+def rows(workspace: Path) -> list[dict[str, object]]:
+    """Five scenes of four regions; six tiles each."""
+    return [scene(f"s{k}", f"r{min(k, 3)}") for k in range(5)]
+
+
+def stored(out: Path = OUT) -> dict[str, np.ndarray]:
+    group = zarr.open_group(out / "tiles.zarr", mode="r")
+    return {name: np.asarray(group[name]) for name in ARRAYS}
+
+
+def test_every_tile_is_its_place_in_the_source(rows: list[dict[str, object]]) -> None:
+    report = run(rows)
+    arrays, table = stored(), pd.read_parquet(OUT / "tiles.parquet")
+    assert report.scenes == 5
+    assert report.train + report.val + report.test == len(table) == 30
+    assert table["tile_id"].is_unique
+    sources = {row["scene_id"]: {role: raster.read(Path(str(row[role]))) for role in NODATA} for row in rows}
+    for k, line in enumerate(table.to_dict("records")):
+        source = sources[line["scene_id"]]
+        place = np.s_[..., line["row_px"] : line["row_px"] + 32, line["column_px"] : line["column_px"] + 32]
+        for role in ("optical", "reference"):
+            np.testing.assert_array_equal(arrays[role][k], source[role].pixels_CHW[place])
+        np.testing.assert_array_equal(arrays["sar"][k], source["sar"].pixels_CHW[place])
+        label = source["label"].pixels_CHW[0][place]
+        np.testing.assert_array_equal(arrays["label"][k], np.where(label < 3, label, 255))
+        np.testing.assert_allclose(
+            arrays["cloud"][k] / 255, source["cloud"].pixels_CHW[0][place], atol=0.5 / 255 + 1e-6
+        )
+        assert arrays["valid"][k].all()
+        assert line["tile_id"] == f"{line['scene_id']}_{line['row_px']}_{line['column_px']}"
+        assert line["region"] == {"s0": "r0", "s1": "r1", "s2": "r2"}.get(line["scene_id"], "r3")
+        assert [line[f"count_{code}"] for code in range(3)] == [(label == code).sum() for code in range(3)]
+        assert line["cloud_cover"] == pytest.approx((arrays["cloud"][k] > 127.5).mean())
+    assert {name: str(array.dtype) for name, array in arrays.items()} == {
+        "optical": "uint16", "sar": "float32", "reference": "uint16", "cloud": "uint8", "label": "uint8",
+        "valid": "bool",
+    }  # fmt: skip
+
+
+def test_what_the_store_tells_of_itself(rows: list[dict[str, object]]) -> None:
+    run(rows)
+    meta = read_json(OUT / "meta.json")
+    assert meta.pop("data_hash")
+    assert meta == {
+        "optical_bands": list(OPTICAL), "sar_bands": list(SAR), "classes": ["land", "water", "ice"], "gsd_m": 10.0,
+        "size_px": 32,
+    }  # fmt: skip
+    assert (OUT / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in OUT.iterdir()) == [
+        "meta.json", "samples.png", "scenes.csv", "tiles.parquet", "tiles.zarr",
+    ]  # fmt: skip
+
+
+def test_strides_overlap_and_edges_are_left(workspace: Path) -> None:
+    rows = [scene(f"s{k}", f"r{k}", layers(k, height=60, width=96)) for k in range(3)]
+    run(rows, SETTINGS.model_copy(update={"stride_px": 16}))
+    table = pd.read_parquet(OUT / "tiles.parquet")
+    mine = table[table["scene_id"] == "s0"]
+    expected = [(row, column) for row in (0, 16) for column in (0, 16, 32, 48, 64)]
+    assert list(zip(mine["row_px"], mine["column_px"], strict=True)) == expected
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def test_equal_inputs_give_equal_bytes(rows: list[dict[str, object]]) -> None:
+    first = run(rows)
+    second = run(rows[::-1], out=Path("artifacts/again"))
+    assert (first.from_cache, second.from_cache) == (0, 5)
+    assert bytes_of(OUT) == bytes_of(Path("artifacts/again"))
+    content = bytes_of(OUT)
+    assert run(rows).train == first.train  # once more into the same folder
+    assert bytes_of(OUT) == content
+
+
+def test_one_changed_pixel_is_another_data_hash(rows: list[dict[str, object]]) -> None:
+    run(rows)
+    before = read_json(OUT / "meta.json")["data_hash"]
+    path = Path(str(rows[4]["cloud"]))
+    cloud = raster.read(path)
+    cloud.pixels_CHW[0, 0, 0] = 1.0 - cloud.pixels_CHW[0, 0, 0]
+    raster.write(path, cloud, nodata=None)
+    assert run(rows).from_cache == 4
+    assert read_json(OUT / "meta.json")["data_hash"] != before
+
+
+def test_shards_hold_the_tiles_of_several_scenes(workspace: Path) -> None:
+    sizes = [(160, 416), (64, 96), (64, 96)]  # the first scene's 65th and last tile begins the second shard
+    rows = [scene(f"s{k}", f"r{k}", layers(k, height=h, width=w)) for k, (h, w) in enumerate(sizes)]
+    run(rows)
+    arrays, table = stored(), pd.read_parquet(OUT / "tiles.parquet")
+    assert (len(table), TILES_A_SHARD) == (77, 64)
+    for k in (0, 1, 62, 63, 64, 65, 70, 71, 76):
+        line = table.iloc[k]
+        sar = raster.read(Path(str(rows[int(line["scene_id"][1:])]["sar"]))).pixels_CHW
+        top, left = line["row_px"], line["column_px"]
+        np.testing.assert_array_equal(arrays["sar"][k], sar[:, top : top + 32, left : left + 32])
+    assert len(list((OUT / "tiles.zarr" / "sar").rglob("c/*/*"))) <= 3
+
+
+def test_nodata_is_marked_counted_and_refused(workspace: Path) -> None:
+    # Of 32 columns 6 are 18.75 %: kept. The first tiles of `half` lack 16 columns: refused.
+    made = {"few": layers(1, wedge_px=6), "half": layers(2, wedge_px=16)}
+    rows = [scene(name, f"r{k}", made.get(name)) for k, name in enumerate(("few", "half", "whole", "more"))]
+    report = run(rows)
+    arrays, table = stored(), pd.read_parquet(OUT / "tiles.parquet")
+    assert report.refused == 2
+    assert len(table) == 22
+    assert table[table["scene_id"] == "half"]["column_px"].tolist() == [32, 64, 32, 64]
+    first = table.index[table["tile_id"] == "few_0_0"][0]
+    assert table["nodata_share"][first] == pytest.approx(6 / 32)
+    assert not arrays["valid"][first][:, :6].any()
+    assert arrays["valid"][first][:, 6:].all()
+    assert not arrays["optical"][first][..., :6].any()
+    scenes = read_scenes(OUT / "scenes.csv").set_index("scene_id")
+    assert scenes["tiles_refused"].to_dict() == {"few": 0, "half": 2, "more": 0, "whole": 0}
+    assert scenes["tiles_kept"].to_dict() == {"few": 6, "half": 4, "more": 6, "whole": 6}
+
+
+def test_a_hole_in_sar_or_reference_is_not_valid_either(workspace: Path) -> None:
+    rows = []
+    for k, role in enumerate(("sar", "reference", "label")):
+        made = layers(k)
+        made[role].valid_HW[3, 5] = False
+        rows.append(scene(role, f"r{k}", made))
+    run(rows)
+    arrays, table = stored(), pd.read_parquet(OUT / "tiles.parquet")
+    for role, invalid in {"sar": 1, "reference": 1, "label": 0}.items():
+        k = table.index[table["tile_id"] == f"{role}_0_0"][0]
+        assert (~arrays["valid"][k]).sum() == invalid
+        assert arrays["valid"][k][3, 5] == (role == "label")
+    sar, label = (table.index[table["tile_id"] == f"{role}_0_0"][0] for role in ("sar", "label"))
+    assert np.isnan(arrays["sar"][sar][:, 3, 5]).all()
+    assert arrays["label"][label][3, 5] == 255
+
+
+def test_scenes_that_give_no_tile_are_rows_with_a_reason(rows: list[dict[str, object]]) -> None:
+    rows += [
+        scene("small", "r8", layers(8, height=16)),
+        scene("empty", "r9", layers(9, wedge_px=96)),
+        {**scene("unknown", "r9"), "label": "", "reference": ""},
+        {**scene("early", "r9"), "accepted": False, "reason": "no overlap"},
+    ]
+    report = run(rows)
+    assert (report.scenes, report.scenes_refused, report.refused) == (5, 3, 6)
+    table = read_scenes(OUT / "scenes.csv").set_index("scene_id")
+    assert table["accepted"].sum() == 5
+    assert table["reason"].drop([f"s{k}" for k in range(5)]).to_dict() == {
+        "small": "96x16 px is smaller than a tile of 32 px; lower tile.size_px",
+        "empty": "all 6 tiles have too much nodata; see tile.max_nodata_share",
+        "unknown": "no reference and no label: nothing to learn from",
+        "early": "no overlap",
+    }
+    assert set(pd.read_parquet(OUT / "tiles.parquet")["region"]) == {"r0", "r1", "r2", "r3"}
+
+
+def test_too_few_regions_are_told(rows: list[dict[str, object]]) -> None:
+    with pytest.raises(DataError, match=r"2 regions \(r0, r1\) cannot fill train, val, test: .*add scenes of other"):
+        run(rows[:2])
+    with pytest.raises(DataError, match="none of 1 scenes is accepted: s0: no label"):
+        run([{**rows[0], "label": ""}])
+
+
+def test_layers_on_other_grids_are_refused(rows: list[dict[str, object]]) -> None:
+    raster.write(Path(str(rows[0]["sar"])), layers(0, width=64)["sar"], nodata=float("nan"))
+    with pytest.raises(GridError, match="scene s0, optical and sar: grids differ"):
+        run(rows)
+
+
+def test_scenes_with_other_bands_are_refused(rows: list[dict[str, object]]) -> None:
+    made = layers(1)
+    made["optical"] = made["optical"].select(OPTICAL[:2])
+    rows[1] = scene("s1", "r1", made)
+    with pytest.raises(DataError, match=r"scene s1: tiles of optical have shape \(2, 32, 32\), others \(3, 32, 32\)"):
+        run(rows)
+
+
+def shares(val: float, test: float) -> TileSettings:
+    return TileSettings(classes=("a", "b"), val_share=val, test_share=test)
+
+
+some_shares = st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).filter(lambda both: sum(both) < 1)
+
+
+@given(count=st.integers(3, 60), seed=st.integers(0, 2**31 - 1), both=some_shares)
+def test_every_region_has_one_split_and_every_split_a_region(count: int, seed: int, both: tuple[float, float]) -> None:
+    regions = [f"r{k}" for k in range(count)]
+    split_of = split_regions(regions, settings=shares(*both), seed=seed)
+    assert sorted(split_of) == sorted(regions)
+    assert set(split_of.values()) == set(SPLITS)
+    assert split_of == split_regions(regions[::-1], settings=shares(*both), seed=seed)
+
+
+@given(count=st.integers(8, 60), seed=st.integers(0, 2**31 - 1))
+def test_shares_are_kept_to_a_region(count: int, seed: int) -> None:
+    split_of = split_regions([f"r{k}" for k in range(count)], settings=shares(0.15, 0.25), seed=seed)
+    names = list(split_of.values())
+    assert abs(names.count("test") - 0.25 * count) <= 0.5
+    assert abs(names.count("val") - 0.15 * count) <= 0.5
+
+
+@hypothesis_settings(max_examples=50)
+@given(count=st.integers(3, 60), seed=st.integers(0, 2**31 - 1), both=some_shares)
+def test_one_more_region_moves_few_others(count: int, seed: int, both: tuple[float, float]) -> None:
+    regions = [f"r{k}" for k in range(count)]
+    before = split_regions(regions, settings=shares(*both), seed=seed)
+    after = split_regions([*regions, "new"], settings=shares(*both), seed=seed)
+    # One over the border between test and val, two over the one between val and train where both grow.
+    assert sum(before[name] != after[name] for name in regions) <= 3
+
+
+def test_seeds_give_different_splits() -> None:
+    regions = [f"r{k}" for k in range(20)]
+    splits = {tuple(sorted(split_regions(regions, settings=shares(0.15, 0.25), seed=k).items())) for k in range(5)}
+    assert len(splits) == 5
