@@ -42,9 +42,9 @@ class Project:
             else:
                 shutil.copy(source, root / name)
         (root / ".gitignore").write_text("/artifacts/\n/.cache/\n/mlflow.db*\n/mlartifacts/\n/data\n")
-        self.change({name: section for name, section in SMALL.items()})
+        self.change(SMALL)
         self.run("git", "init", "--quiet")
-        self.run("dvc", "init", "--quiet")
+        self.run("dvc", "init")
         self.catalogue(regions=4)
 
     @property
@@ -74,11 +74,11 @@ class Project:
         kept = [row for row in rows if row.startswith(tuple(f"r{i:02d}-" for i in range(1, regions)))]
         kept += [row for row in rows if row.startswith(("r00-", "broken-sar")) and "overcast" not in row]
         path.write_text(head + "".join(kept))
-        self.run("dvc", "add", "--quiet", "data")
+        self.run("dvc", "add", "data")
 
-    def repro(self) -> tuple[list[str], str]:
+    def repro(self, *until: str) -> tuple[list[str], str]:
         """Run `dvc repro`; return the stages that ran, and everything said."""
-        said = self.run("dvc", "repro")
+        said = self.run("dvc", "repro", *until)
         return [stage for stage in STAGES if f"Running stage '{stage}'" in said], said
 
     def results(self) -> dict[str, bytes]:
@@ -124,8 +124,8 @@ def test_again_does_nothing_and_a_training_parameter_runs_what_follows(project):
 
 def test_one_more_scene_costs_one_scenes_work(project):
     project.catalogue(regions=5)
-    ran, said = project.repro()
-    assert ran == STAGES
+    ran, said = project.repro("tile")
+    assert ran == STAGES[: STAGES.index("tile") + 1]
     for stage in ("download", "validate"):  # the broken scene is theirs too
         assert f"{stage}: 6 scenes, 1 made, 5 from the cache" in said
     for stage in ("coregister", "cloudmask", "tile"):
