@@ -157,7 +157,9 @@ def _run(stage: str, work: Callable[[Settings, Path], Any]) -> None:
 def _guard(work: Callable[[], object]) -> None:
     """Print what comes back; end with 1 and the message alone where this library refuses something."""
     try:
-        click.echo(str(work()))
+        said = work()
+        if said is not None:
+            click.echo(str(said))
     except CGM2NetError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

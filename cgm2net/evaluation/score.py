@@ -95,7 +95,7 @@ class Scores:
         return metrics | trivial
 
 
-def score(network: nn.Module, dataset: Tiles, *, settings: EvaluateSettings) -> Scores:
+def score(network: nn.Module, dataset: Tiles, *, settings: EvaluateSettings, shown_as: str = "evaluate") -> Scores:
     """Score a network on every tile of a dataset, batch by batch.
 
     Args:
@@ -103,6 +103,7 @@ def score(network: nn.Module, dataset: Tiles, *, settings: EvaluateSettings) -> 
             coarser than pixels; left in evaluation mode, on the CUDA device where there is one.
         dataset: tiles.
         settings: batch size, cloud threshold, CPU threads (set for the process).
+        shown_as: name of the progress bar.
 
     Raises:
         DataError: if there is no tile.
@@ -116,7 +117,7 @@ def score(network: nn.Module, dataset: Tiles, *, settings: EvaluateSettings) -> 
     classes = ClassMetrics(dataset.classes, cloud_threshold=threshold)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     with progress_bar() as progress:
-        bar = progress.add_task("evaluate", total=len(dataset))
+        bar = progress.add_task(shown_as, total=len(dataset))
         for batch, prediction in predict(network, dataset, range(len(dataset)), settings=settings):
             mask = {"cloud_BHW": batch["cloud_HW"], "valid_BHW": batch["valid_HW"]}
             try:

@@ -62,7 +62,7 @@ class TrainReport:
 
 def train(
     tiles_dir: Path, out_dir: Path, *, settings: TrainSettings, seed: int, cache_dir: Path = CACHE_DIR
-) -> TrainReport:
+) -> TrainReport | None:
     """Train the network and write its weights with their card.
 
     An interrupted training goes on at its last checkpoint when it is started again with the same tiles, settings,
@@ -75,6 +75,9 @@ def train(
         settings: network, losses, optimiser.
         seed: of the first weights and of every crop.
         cache_dir: where checkpoints are kept until the training is done.
+
+    Returns:
+        The report; None in every process but the first.
 
     Raises:
         DataError: if a split has no tile or crops are larger than tiles.
@@ -96,9 +99,7 @@ def train(
     with _tracked(fabric, state_dir, settings, seed=seed, data_hash=tiles.data_hash) as run, progress_bar() as progress:
         _optimise(trainer, tiles, validation, first_step, seed=seed, state_dir=state_dir, run=run, progress=progress)
         if not fabric.is_global_zero:
-            return TrainReport(
-                num_parameters=0, steps=settings.steps, resumed_at=first_step, seconds_a_step=0.0, metrics={}
-            )
+            return None
         report = _write(trainer, tiles, validation, first_step, seed=seed, out_dir=out_dir)
         run.log_metrics(report.metrics, step=settings.steps)
         run.log_files(sorted(path for path in out_dir.iterdir() if path.is_file()), folder="train")
@@ -136,6 +137,9 @@ class _Trainer:
                 f"step {number}: loss is {value} ({found}); lower train.learning_rate or look at the tiles"
             )
         self.fabric.backward(loss)
+        for parameter in self.loss.parameters():  # DDP averages the network's gradients only
+            if parameter.grad is not None:
+                parameter.grad.copy_(self.fabric.all_reduce(parameter.grad))
         self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.settings.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -260,7 +264,7 @@ def _tracked(fabric: Fabric, state_dir: Path, settings: TrainSettings, *, seed: 
 
 def _validate(trainer: _Trainer, validation: TileDataset) -> dict[str, float]:
     settings = EvaluateSettings(num_threads=trainer.settings.num_threads)
-    return score(trainer.average.module, validation, settings=settings).metrics()
+    return score(trainer.average.module, validation, settings=settings, shown_as="validate").metrics()
 
 
 def _write(

@@ -72,6 +72,7 @@ def test_it_learns_its_few_tiles_and_writes_what_is_promised(tiles, project):
     report = train(tiles, project / "out", settings=settings(steps=60, crop_px=32, warmup_steps=5), seed=0)
     curves = pd.read_csv(project / "out" / "curves.csv")
     assert curves["train/loss"].iloc[-5:].mean() < 0.7 * curves["train/loss"].iloc[0]
+    assert report is not None
     assert report.metrics["val/cloudy/psnr"] > report.metrics["val/copy/cloudy/psnr"] + 3
     written = {path.name for path in (project / "out").iterdir()}
     assert written == {
