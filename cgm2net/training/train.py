@@ -133,13 +133,13 @@ class _Trainer:
         value = float(loss.detach())
         if not math.isfinite(value):
             found = {name: float(part.detach()) for name, part in parts.items()}
-            raise MetricError(
-                f"step {number}: loss is {value} ({found}); lower train.learning_rate or look at the tiles"
-            )
+            raise MetricError(f"step {number}: loss is {value} ({found}); lower train.learning_rate, look at the tiles")
         self.fabric.backward(loss)
         for parameter in self.loss.parameters():  # DDP averages the network's gradients only
             if parameter.grad is not None:
-                parameter.grad.copy_(self.fabric.all_reduce(parameter.grad))
+                average = self.fabric.all_reduce(parameter.grad)
+                assert isinstance(average, Tensor)
+                parameter.grad.copy_(average)
         self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.settings.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
