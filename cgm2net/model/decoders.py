@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from cgm2net.model.blocks import Conv, ConvMLP, double, fold
 from cgm2net.model.encoder import STEM_STRIDE
 
-_GATE_STEEPNESS = 4.0
+MAX_CLEAR_GATE = 0.25
+"""At most so much of a pixel is replaced where the mask says clear: measurements outweigh what is imagined."""
+
+_GATE_CLEAR, _GATE_CLOUD = -2.0, 4.0  # logits that it begins with
 
 
 class TopDown(nn.Module):
@@ -59,8 +62,8 @@ class RestorationDecoder(nn.Module):
 
     .. math:: y = x + g \\, (c - x)
 
-    The gate g starts from the mask: closed where it is clear, open under cloud; the candidate c is an image of its
-    own, so that nothing of a thick cloud has to be subtracted.
+    The gate g follows the mask: begun open under cloud, and never above :data:`MAX_CLEAR_GATE` where it is clear; the
+    candidate c is an image of its own, so that nothing of a thick cloud has to be subtracted.
     """
 
     def __init__(self, channels: int, num_bands: int) -> None:
@@ -86,7 +89,9 @@ class RestorationDecoder(nn.Module):
         full = F.gelu(full + self.detail(seen))
         full = full + F.gelu(self.mix(full))
         candidate, gate = self.head(full).split(self.num_bands, dim=-1)
-        return candidate, (gate + _GATE_STEEPNESS * (2.0 * cloud_BHW1 - 1.0)).sigmoid()
+        start = _GATE_CLEAR + (_GATE_CLOUD - _GATE_CLEAR) * cloud_BHW1
+        most = MAX_CLEAR_GATE + (1.0 - MAX_CLEAR_GATE) * cloud_BHW1
+        return candidate, most * (gate + start).sigmoid()
 
 
 class SegmentationDecoder(nn.Module):

@@ -76,9 +76,20 @@ def test_before_training_clear_pixels_are_nearly_copied_and_clouded_ones_replace
     with torch.no_grad():
         clear = network(optical, sar, cloud).clear_BCHW
     covered = cloud.expand_as(optical) > 0
-    # the gate begins at sigmoid(-4) = 0.018 in the clear and sigmoid(4) = 0.982 under cloud; the candidate at 0.15
-    assert torch.allclose(clear[~covered], 0.982 * optical[~covered] + 0.018 * 0.15, atol=1e-3)
+    # the gate begins at 0.25 sigmoid(-2) = 0.030 in the clear and sigmoid(4) = 0.982 under cloud; the candidate at 0.15
+    assert torch.allclose(clear[~covered], 0.970 * optical[~covered] + 0.030 * 0.15, atol=1e-3)
     assert torch.allclose(clear[covered], 0.018 * optical[covered] + 0.982 * 0.15, atol=1e-3)
+
+
+def test_whatever_is_learned_most_of_a_clear_pixel_is_what_was_measured():
+    torch.manual_seed(0)
+    network = CGM2Net(config()).eval()
+    torch.nn.init.constant_(network.restore.head.bias, 50.0)  # gate wide open, candidate far off
+    optical, sar, cloud = inputs(16, 16)
+    with torch.no_grad():
+        clear = network(optical, sar, torch.zeros_like(cloud)).clear_BCHW
+    candidate = 0.15 + 0.1 * 50.0  # mean and deviation that a new network has
+    assert torch.allclose(clear, 0.75 * optical + 0.25 * candidate, atol=1e-3)
 
 
 def test_every_parameter_gets_a_gradient():
