@@ -49,6 +49,11 @@ def code_hash() -> str:
     return sha256_json(digests)
 
 
+def folder_hash(folder: Path) -> str:
+    """Return one hash over the Python sources below a folder, those not imported (yet) included."""
+    return sha256_json([[path.name, sha256_file(path)] for path in sorted(folder.rglob("*.py"))])
+
+
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; it becomes ``path`` only if the block ends well."""

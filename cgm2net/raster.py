@@ -136,6 +136,15 @@ def read_names(path: Path) -> tuple[str, ...]:
         raise RasterError(f"{path}: cannot be read as a raster: {error}") from error
 
 
+def read_nodata(path: Path) -> float | None:
+    """Return the nodata value that a file declares, or None."""
+    try:
+        with rasterio.open(path) as file:
+            return None if file.nodata is None else float(file.nodata)
+    except RasterioIOError as error:
+        raise RasterError(f"{path}: cannot be read as a raster: {error}") from error
+
+
 def band_names(file: rasterio.DatasetReader) -> tuple[str, ...]:
     """Return the band descriptions of an open file; ``band1``, ``band2``, … where it has none."""
     return tuple(name or f"band{i}" for i, name in enumerate(file.descriptions, start=1))

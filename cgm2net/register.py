@@ -237,11 +237,16 @@ def _decide(
         rows = tuple(Comparison(**row) for row in kept["decision"].pop("comparisons"))
         return Decision(**kept["decision"], comparisons=rows)  # it became the champion by this very request
     same = champion is not None and champion.tags.get("weights_sha256") == version.tags["weights_sha256"]
-    judged = None if champion is None or same else test.metrics_of(champion)
-    comparisons = () if same else compare(judged, metrics, settings=settings)
+    comparisons: tuple[Comparison, ...] = ()
+    try:
+        judged = None if champion is None or same else test.metrics_of(champion)
+        comparisons = () if same else compare(judged, metrics, settings=settings)
+        reason = _SAME if same else _reason(comparisons)
+    except ModelError as error:  # a champion of other inputs: nothing can be said of the two, so it stays
+        reason = str(error)
     decision = Decision(
-        promoted=not same and all(row.passed for row in comparisons),
-        reason=_SAME if same else _reason(comparisons),
+        promoted=bool(comparisons) and all(row.passed for row in comparisons),
+        reason=reason,
         model_name=settings.model_name,
         challenger=version.number,
         champion_before=champion.number if champion else None,

@@ -106,8 +106,10 @@ class TileSettings(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "TileSettings":
-        if self.size_px % 16:
-            raise ValueError(f"size_px {self.size_px} must be a multiple of 16, the network's total stride")
+        if self.size_px % 8:
+            raise ValueError(f"size_px {self.size_px} must be a multiple of 8, the network's total stride")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes {', '.join(self.classes)} hold a name twice; give each code its own")
         if self.val_share + self.test_share >= 1.0:
             raise ValueError("val_share + test_share must leave a share for training; lower one of them")
         return self
@@ -155,8 +157,8 @@ class TrainSettings(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":
-        if self.crop_px % 16:
-            raise ValueError(f"crop_px {self.crop_px} must be a multiple of 16, the network's total stride")
+        if self.crop_px % 8:
+            raise ValueError(f"crop_px {self.crop_px} must be a multiple of 8, the network's total stride")
         for name in ("checkpoint_every_steps", "validate_every_steps"):
             if getattr(self, name) % self.log_every_steps:
                 raise ValueError(f"{name} must be a multiple of log_every_steps {self.log_every_steps}")
@@ -228,6 +230,27 @@ class Settings(_Section):
         if not isinstance(values, dict):
             return values
         return {key: {} if value is None and key != "seed" else value for key, value in values.items()}
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Settings":
+        """What validation asks of a scene is what later stages take from it."""
+        pairs = {
+            "optical": (self.validate_.required_optical_bands, self.coregister.optical_bands),
+            "sar": (self.validate_.required_sar_bands, self.coregister.sar_bands),
+        }
+        for sensor, (required, taken) in pairs.items():
+            if set(required) != set(taken):
+                raise ValueError(
+                    f"validate.required_{sensor}_bands {', '.join(required)} and coregister.{sensor}_bands"
+                    f" {', '.join(taken)} must name the same bands"
+                )
+        last = len(self.tile.classes) - 1
+        if "label_codes_max" in self.validate_.model_fields_set and self.validate_.label_codes_max != last:
+            raise ValueError(
+                f"validate.label_codes_max {self.validate_.label_codes_max} must be {last}, the last code of"
+                " tile.classes"
+            )
+        return self
 
     def section(self, stage: str) -> _Section:
         """Return one stage's settings by the stage's name."""

@@ -339,6 +339,18 @@ def test_the_default_judge_scores_the_test_tiles(train: Train, project: Path) ->
         score_model(train("b", marker=1.0, bands=("B04", "B03", "B02")), tiles, settings=EvaluateSettings())
 
 
+def test_a_champion_of_other_inputs_cannot_be_compared_and_stays(train: Train) -> None:
+    _register(train("a", marker=1.0), BASE)
+
+    def other_inputs(*_: object, **__: object) -> dict[str, float]:
+        raise ModelError("the champion was trained on other bands")
+
+    better = {**BASE, "cloudy/psnr": 99.0}
+    decision = _register(train("b", marker=2.0), better, data_hash="other", rescore=other_inputs)
+    assert decision["reason"] == "the champion was trained on other bands"
+    assert _standing() == {"champion": 1, "challenger": 2}
+
+
 def test_metrics_that_the_rule_names_must_be_there(train: Train) -> None:
     model_dir = train("a", marker=1.0)
     with pytest.raises(DataError, match=r"metrics.json: lacks \['clear/psnr', 'cloudy/miou', 'cloudy/psnr'\]"):

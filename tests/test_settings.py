@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from cgm2net.errors import SettingsError
@@ -56,7 +56,7 @@ def test_a_section_left_empty_takes_its_defaults(tmp_path: Path) -> None:
         ({"train__steps": "many"}, r"train\.steps: got 'many': .*valid integer"),
         ({"train__learning_rate": float("inf")}, r"train\.learning_rate: got inf: .*finite"),
         ({"train__learning_rate": float("nan")}, r"train\.learning_rate: got nan: .*(finite|greater)"),
-        ({"train__crop_px": 40}, r"params\.yaml: train: crop_px 40 must be a multiple of 16"),
+        ({"train__crop_px": 44}, r"params\.yaml: train: crop_px 44 must be a multiple of 8"),
         ({"train__steps": 9, "train__warmup_steps": 9}, r"train: warmup_steps 9 must be below steps 9"),
         ({"train__precision": "8"}, r"train\.precision: got '8': Input should be '32-true' or 'bf16-mixed'"),
         ({"train__restoration_weight": 0, "train__segmentation_weight": 0}, "both 0: nothing to learn; raise one"),
@@ -65,7 +65,7 @@ def test_a_section_left_empty_takes_its_defaults(tmp_path: Path) -> None:
         ({"validate__required_sar_bands": ["HH"]}, "validate: unknown band 'HH'; known: B01, B02"),
         ({"coregister__optical_bands": ["B2"]}, "coregister: unknown band 'B2'; known: B01"),
         ({"cloudmask__method": "best"}, r"cloudmask\.method: got 'best': Input should be 'given_or_simple', 'given'"),
-        ({"tile__size_px": 100}, r"params\.yaml: tile: size_px 100 must be a multiple of 16"),
+        ({"tile__size_px": 100}, r"params\.yaml: tile: size_px 100 must be a multiple of 8"),
         ({"tile__classes": ["all"]}, r"tile\.classes: got \['all'\]: .*at least 2"),
         ({"tile__val_share": 0.5, "tile__test_share": 0.5}, "tile: val_share \\+ test_share must leave a share"),
         ({"evaluate__cover_bins": [0, 0.5, 0.4, 1]}, "evaluate: cover_bins .* must rise"),
@@ -187,3 +187,19 @@ SURFACE: dict[str, object] = {
 
 def test_the_surface_grows_only_on_purpose() -> None:
     assert surface() == SURFACE
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("coregister", "optical_bands", ["B02", "B04"], "must name the same bands"),
+        ("coregister", "sar_bands", ["VV"], "must name the same bands"),
+        ("tile", "classes", ["a", "b"], "label_codes_max 5 must be 1, the last code of tile.classes"),
+        ("tile", "classes", ["a", "a"], "hold a name twice"),
+    ],
+)
+def test_sections_must_agree(section, key, value, message):
+    params = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+    params[section][key] = value
+    with pytest.raises(ValidationError, match=message):
+        Settings.model_validate(params)

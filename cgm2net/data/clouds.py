@@ -20,6 +20,9 @@ _MIN_SHADOW_MATCH = 0.25
 _DARKER = 0.04
 _DARKER_SHARE = 0.25
 _SMALLEST_PX = 3
+_FINE_PX = 2048
+"""Larger images are searched for the shadows' direction at a quarter of their resolution, for memory's sake."""
+_COARSE_STEP_PX = 4
 
 
 def simple_cloud(reflectance_CHW: np.ndarray, bands: Sequence[str]) -> np.ndarray:
@@ -78,11 +81,13 @@ def simple_shadow(
     if "B08" not in bands or not cloud.any() or not ground.any():
         return nothing
     dark = _darker_than_surroundings(reflectance_CHW[list(bands).index("B08")], ground)
-    offset = _best_offset(cloud, dark, ground)
-    if offset is None:
+    coarse = 1 if max(cloud.shape) <= _FINE_PX else _COARSE_STEP_PX
+    found = _best_offset(cloud[::coarse, ::coarse], dark[::coarse, ::coarse], ground[::coarse, ::coarse], step=coarse)
+    if found is None:
         return nothing
+    offset = found[0] * coarse, found[1] * coarse
     cast = ndimage.shift(cloud.astype(np.float32), offset, order=0)
-    cast = ndimage.grey_dilation(cast, size=(5, 5))
+    cast = ndimage.grey_dilation(cast, size=(4 + coarse, 4 + coarse))
     return np.asarray(cast * dark, np.float32)
 
 
@@ -96,8 +101,12 @@ def _darker_than_surroundings(nir_HW: np.ndarray, ground_HW: np.ndarray) -> np.n
     return np.asarray(np.where(ground_HW, expit((expected - seen - wanted) / 0.01), 0.0), np.float32)
 
 
-def _best_offset(cloud_HW: np.ndarray, dark_HW: np.ndarray, ground_HW: np.ndarray) -> tuple[int, int] | None:
-    """Return (rows, columns) from cloud to shadow, or None where no offset stands out."""
+def _best_offset(
+    cloud_HW: np.ndarray, dark_HW: np.ndarray, ground_HW: np.ndarray, *, step: int
+) -> tuple[int, int] | None:
+    """Return (rows, columns) from cloud to shadow, in steps of so many pixels, or None where no offset stands out."""
+    if not cloud_HW.any() or not ground_HW.any():
+        return None
     centred = np.where(ground_HW, dark_HW - dark_HW[ground_HW].mean(), 0.0)
     cloud = cloud_HW.astype(np.float32)
     match = signal.correlate(centred, cloud, mode="full", method="fft")
@@ -105,7 +114,7 @@ def _best_offset(cloud_HW: np.ndarray, dark_HW: np.ndarray, ground_HW: np.ndarra
     height, width = cloud_HW.shape
     rows, columns = np.ogrid[1 - height : height, 1 - width : width]
     distance = np.hypot(rows, columns)
-    near = (distance >= 3) & (distance <= MAX_SHADOW_PX) & (landed > 0.05 * cloud_HW.sum())
+    near = (distance >= max(1, 3 / step)) & (distance <= MAX_SHADOW_PX / step) & (landed > 0.05 * cloud_HW.sum())
     score = np.where(near, match / np.maximum(landed, 1.0), -np.inf)
     row, column = np.unravel_index(int(np.argmax(score)), score.shape)
     if not np.isfinite(score[row, column]) or score[row, column] < _MIN_SHADOW_MATCH:

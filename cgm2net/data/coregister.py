@@ -136,7 +136,7 @@ def _align(files: dict[str, Path], folder: Path, settings: CoregisterSettings) -
     optical = raster.read(files["optical"], bands=settings.optical_bands)
     raster.write(folder / "optical.tif", optical, nodata=sensors.OPTICAL_NODATA)
     carried = {role: _carry(role, files[role], optical, folder) for role in _CARRIED if role in files}
-    sar = raster.read(files["sar"], bands=settings.sar_bands)
+    sar = _read_sar(files["sar"], settings.sar_bands)
     if "reference" in carried:
         ground = carried["reference"]
         usable_HW = ground.valid_HW
@@ -161,12 +161,42 @@ def _align(files: dict[str, Path], folder: Path, settings: CoregisterSettings) -
 def _carry(role: str, path: Path, optical: Raster, folder: Path) -> Raster:
     """Write a scene's file on the optical grid and return it."""
     how = _CARRIED[role]
-    source = raster.read(path, bands=optical.bands if role == "reference" else None)
+    source = raster.read(path, bands=optical.bands) if role == "reference" else _read_codes(role, path)
     floating = source.pixels_CHW.dtype.kind == "f"
     nodata = float("nan") if floating else how.nodata
     carried = raster.warp(source, optical.grid, resampling=how.resampling, fill=nodata)
     raster.write(folder / f"{role}.tif", carried, nodata=nodata)
     return carried
+
+
+def _read_codes(role: str, path: Path) -> Raster:
+    """Read a label or a mask: one band; integers as uint8.
+
+    Raises:
+        RasterError: if it has more bands, declares its first code nodata, or holds what uint8 cannot.
+    """
+    source = raster.read(path)
+    if len(source.bands) != 1:
+        raise RasterError(f"{path}: {role} has {len(source.bands)} bands, wanted one; keep the one that is meant")
+    if raster.read_nodata(path) == 0:
+        raise RasterError(
+            f"{path}: {role} declares 0 as nodata, but 0 is {'clear ground' if role == 'cloud' else 'the first class'};"
+            " unset it (`rio edit-info --unset-nodata`), or give unknown pixels the code 255"
+        )
+    if source.pixels_CHW.dtype.kind == "f":
+        return source
+    codes = np.where(source.valid_HW, source.pixels_CHW, sensors.LABEL_IGNORE)
+    if codes.min() < 0 or codes.max() > np.iinfo(np.uint8).max:
+        raise RasterError(f"{path}: {role} holds codes {codes.min()} to {codes.max()}, wanted 0 to 255")
+    return replace(source, pixels_CHW=codes.astype(np.uint8))
+
+
+def _read_sar(path: Path, bands: Sequence[str]) -> Raster:
+    """Read SAR as float32; exactly 0 dB in every band is a border without declared nodata, not a measurement."""
+    source = raster.read(path, bands=bands)
+    pixels = source.pixels_CHW.astype(np.float32)
+    valid = source.valid_HW & ~(pixels == 0).all(axis=0)
+    return replace(source, pixels_CHW=np.where(valid, pixels, np.float32(np.nan)), valid_HW=valid)
 
 
 def _placed(sar: Raster, optical: Raster, dx: float, dy: float) -> Raster:

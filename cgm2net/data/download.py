@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cgm2net.catalog import FILE_ROLES, merge_results, read_catalog, write_scenes
 from cgm2net.compute import Facts, SceneJob, map_scenes
-from cgm2net.data.fetch import fetch, file_suffix, identity
+from cgm2net.data.fetch import PERMANENT, fetch, file_suffix, identity
 from cgm2net.errors import ChecksumError, SceneError
 from cgm2net.settings import DownloadSettings
 
@@ -72,9 +72,9 @@ def _prepare(row: dict[str, str], *, settings: DownloadSettings) -> SceneJob | F
                     uri, max_attempts=settings.max_attempts, wait_seconds=settings.retry_wait_seconds
                 )
                 files[role] = {"uri": uri, "sha256": sha256, "version": version}
-            except FileNotFoundError:
+            except PERMANENT as error:
                 no_files = dict.fromkeys(FILE_ROLES, "")
-                reason = f"{role} is not at {uri}"
+                reason = _why(role, uri, error)
                 return {"scene_id": row["scene_id"], "accepted": False, "reason": reason, **no_files}
     return SceneJob(scene_id=row["scene_id"], parameters={"files": files}, inputs={})
 
@@ -93,12 +93,18 @@ def _fetch_scene(job: SceneJob, folder: Path, *, max_attempts: int, wait_seconds
                 max_attempts=max_attempts,
                 wait_seconds=wait_seconds,
             )
-        except FileNotFoundError as error:
-            raise SceneError(job.scene_id, f"{role} is not at {file['uri']}") from error
+        except PERMANENT as error:
+            raise SceneError(job.scene_id, _why(role, file["uri"], error)) from error
         except ChecksumError as error:
             raise SceneError(job.scene_id, str(error)) from error
         facts[role] = name
     return facts
+
+
+def _why(role: str, uri: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{role} is not at {uri}"
+    return f"{role} cannot be had from {uri}: {error}"
 
 
 def _with_paths(facts: Facts, out_dir: Path) -> Facts:

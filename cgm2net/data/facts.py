@@ -34,6 +34,9 @@ _SAR = tuple(band.name for band in SENTINEL1)
 Quantiles = dict[str, list[float]]
 """Band name -> the 1, 50 and 99 % quantiles of its valid stored values."""
 
+MIN_BANDS_FOR_OFFSET = 6
+"""Bare soil in four bands looks like an offset."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
@@ -250,13 +253,12 @@ def _offset(optical: Mapping[str, Quantiles]) -> list[str]:
     """Say which file seems to carry the +1000 DN of Sentinel-2 baseline 04.00 and later, and by what sign.
 
     B10 decides where it is present: absorbed by water vapour on the way, it is near 0 wherever there is no cirrus.
-    Without it the dark ends (1 % quantiles) of all bands must lie at the offset or above *and* half of them less
-    than 1000 above it: vegetation, water and shadow are dark in half of the bands, while bright sand, salt, snow and
-    cloud are dark in few or none, and pass. A cloudy image need not have dark ends, so it is compared with its
-    reference: the dark ends of all bands moved by one and the same 1000 DN.
+    Without it, in a reference of six bands or more, the dark ends (1 % quantiles) of all bands must lie at the offset
+    or above *and* half of them less than 1000 above it: vegetation, water and shadow are dark in half of the bands,
+    while bright sand, salt, snow and cloud are dark in few or none, and pass. A cloudy image need not have dark ends,
+    so it is compared with its reference: the dark ends of all bands moved by one and the same 1000 DN.
     """
     found = []
-    clear = "reference" if optical.get("reference") else "optical"
     for role, bands in optical.items():
         floor = sorted(values[0] for values in bands.values())
         near = BASELINE_OFFSET_DN - 50
@@ -264,7 +266,12 @@ def _offset(optical: Mapping[str, Quantiles]) -> list[str]:
             b10 = bands["B10"][0]
             if near <= b10 <= BASELINE_OFFSET_DN + 150 and floor[0] >= near:
                 found.append(f"{role}: dark end of B10 is {b10:.0f} DN")
-        elif role == clear and floor and floor[0] >= near and floor[len(floor) // 2] <= 2 * BASELINE_OFFSET_DN:
+        elif (
+            role == "reference"
+            and len(floor) >= MIN_BANDS_FOR_OFFSET
+            and floor[0] >= near
+            and floor[len(floor) // 2] <= 2 * BASELINE_OFFSET_DN
+        ):
             found.append(f"{role}: dark end of its darkest band is {floor[0]:.0f} DN")
     common = [name for name in optical.get("reference", {}) if name in optical.get("optical", {})]
     if found or "B10" in common or len(common) < 3:

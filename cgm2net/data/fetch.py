@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
@@ -21,6 +21,9 @@ from cgm2net.files import CACHE_DIR, sha256_file, sha256_json
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+PERMANENT = (FileNotFoundError, IsADirectoryError, PermissionError)
+"""What no further try mends: nothing there, not a file, not allowed."""
 
 PARTIAL_DIR = CACHE_DIR / "partial"
 _BLOCK_BYTES = 4 << 20
@@ -40,7 +43,7 @@ def identity(uri: str, *, max_attempts: int = 4, wait_seconds: float = 1.0) -> s
     For ``synthetic:`` the URI itself; else what the store knows (ETag, time of change, size).
 
     Raises:
-        FileNotFoundError: if there is nothing at the URI.
+        FileNotFoundError, IsADirectoryError, PermissionError: if there is no file at the URI, or it is not given out.
         FetchError: if the store cannot be asked in ``max_attempts`` tries.
     """
     if urlsplit(uri).scheme == synthetic.SCHEME:
@@ -76,7 +79,7 @@ def fetch(
         The SHA-256 of the file.
 
     Raises:
-        FileNotFoundError: if there is nothing at the URI.
+        FileNotFoundError, IsADirectoryError, PermissionError: if there is no file at the URI, or it is not given out.
         ChecksumError: if its bytes hash to something else.
         FetchError: if it did not arrive whole in ``max_attempts`` tries.
     """
@@ -101,7 +104,7 @@ def _tried(action: Callable[[], _T], uri: str, *, max_attempts: int, wait_second
     while True:
         try:
             return action()
-        except FileNotFoundError:
+        except PERMANENT:
             raise
         except _faults() as error:
             fault = str(error) or type(error).__name__
@@ -167,9 +170,13 @@ def _known(filesystem: AbstractFileSystem, path: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         # fsspec's HTTP client calls every failure "not found": a refused connection and a busy server too.
         cause = error.__cause__
+        if getattr(cause, "status", None) in (401, 403):
+            raise PermissionError(str(cause)) from None
         if isinstance(cause, (ClientError, TimeoutError)) and getattr(cause, "status", None) not in (404, 410):
             raise cause from None
         raise
+    if known.get("type") == "directory":
+        raise IsADirectoryError(f"{path} is a folder")
     return known
 
 
@@ -180,7 +187,7 @@ def _version(uri: str, known: dict[str, Any]) -> str:
 
 def _open_store(uri: str) -> tuple[AbstractFileSystem, str]:
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = fsspec.core.url_to_fs(unquote(uri) if urlsplit(uri).scheme == "file" else uri)
     except (ValueError, ImportError) as error:
         raise FetchError(f"{uri}: no way to read this kind of URI: {error}") from error
     return filesystem, path

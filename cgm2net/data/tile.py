@@ -103,15 +103,14 @@ def split_regions(regions: Sequence[str], *, settings: TileSettings, seed: int) 
 
 
 def _lacks(row: dict[Any, Any]) -> Facts | None:
-    missing = [role for role in ("reference", "label") if not row[role]]
-    if not missing:
+    if row["reference"]:
         return None
-    reason = f"no {' and no '.join(missing)}: nothing to learn from"
-    return {"scene_id": row["scene_id"], "accepted": False, "reason": reason}
+    return {"scene_id": row["scene_id"], "accepted": False, "reason": "no reference: no clear image to learn from"}
 
 
 def _job(row: dict[Any, Any], settings: TileSettings) -> SceneJob:
-    files = {role: Path(row[role]) for role in ("optical", "sar", "reference", "label", "cloud")}
+    roles = ("optical", "sar", "reference", "label", "cloud")
+    files = {role: Path(row[role]) for role in roles if row[role]}
     parameters: dict[str, object] = {
         "size_px": settings.size_px, "stride_px": settings.stride_px, "num_classes": len(settings.classes),
         "max_nodata_share": settings.max_nodata_share,
@@ -121,6 +120,9 @@ def _job(row: dict[Any, Any], settings: TileSettings) -> SceneJob:
 
 def cut_scene(job: SceneJob, folder: Path) -> Facts:
     """Cut one scene; writes one ``.npy`` an array and ``tiles.csv``.
+
+    The last tile of a row or column lies flush with the scene's edge, over the one before it where it must. A scene
+    without a label has unknown classes everywhere.
 
     Raises:
         SceneError: if the scene is smaller than a tile.
@@ -137,8 +139,8 @@ def cut_scene(job: SceneJob, folder: Path) -> Facts:
     arrays = _stored(layers, num_classes=int(str(job.parameters["num_classes"])))
     rows, kept = [], {name: [] for name in arrays}  # type: ignore[var-annotated]
     refused = 0
-    for top in range(0, height - size_px + 1, stride_px):
-        for left in range(0, width - size_px + 1, stride_px):
+    for top in starts(height, size_px=size_px, stride_px=stride_px):
+        for left in starts(width, size_px=size_px, stride_px=stride_px):
             part = {name: array[..., top : top + size_px, left : left + size_px] for name, array in arrays.items()}
             nodata_share = 1.0 - float(part["valid"].mean())
             if nodata_share > float(str(job.parameters["max_nodata_share"])):
@@ -156,19 +158,33 @@ def cut_scene(job: SceneJob, folder: Path) -> Facts:
     return {"tiles_kept": len(rows), "tiles_refused": refused}
 
 
+def starts(length_px: int, *, size_px: int, stride_px: int) -> list[int]:
+    """Return where tiles begin along an axis: every stride, and one flush with the end."""
+    return sorted({*range(0, length_px - size_px + 1, stride_px), length_px - size_px})
+
+
 def _stored(layers: dict[str, Raster], *, num_classes: int) -> dict[str, np.ndarray]:
     """Arrays of a whole scene in the types that the store has."""
-    label = layers["label"].pixels_CHW[0]
-    known = layers["label"].valid_HW & (label < num_classes)
+    shape = tuple(layers["optical"].grid.shape)
+    label, known = np.zeros(shape, np.uint8), np.zeros(shape, bool)
+    if "label" in layers:
+        label = layers["label"].pixels_CHW[0]
+        known = layers["label"].valid_HW & (label < num_classes)
     valid = layers["optical"].valid_HW & layers["sar"].valid_HW & layers["reference"].valid_HW
     return {
-        "optical": np.where(layers["optical"].valid_HW, layers["optical"].pixels_CHW, 0).astype(np.uint16),
+        "optical": _as_dn(layers["optical"]),
         "sar": np.where(layers["sar"].valid_HW, layers["sar"].pixels_CHW, np.nan).astype(np.float32),
-        "reference": np.where(layers["reference"].valid_HW, layers["reference"].pixels_CHW, 0).astype(np.uint16),
+        "reference": _as_dn(layers["reference"]),
         "cloud": np.rint(layers["cloud"].pixels_CHW[0] * CLOUD_LEVELS).astype(np.uint8),
         "label": np.where(known, label, sensors.LABEL_IGNORE).astype(np.uint8),
         "valid": valid,
     }
+
+
+def _as_dn(image: Raster) -> np.ndarray:
+    """Return DN as uint16, 0 where nothing was measured only: what lies below 1 (dark, offset removed) becomes 1."""
+    dn_CHW = np.clip(np.rint(np.where(image.valid_HW, image.pixels_CHW, 1)), 1, np.iinfo(np.uint16).max)
+    return np.asarray(np.where(image.valid_HW, dn_CHW, sensors.OPTICAL_NODATA), np.uint16)
 
 
 def _counts(part: dict[str, np.ndarray], job: SceneJob) -> dict[str, float | int]:

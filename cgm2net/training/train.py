@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
-from cgm2net import lineage, pictures, tracking
+from cgm2net import lineage, model, pictures, tracking
 from cgm2net.compute import progress_bar
 from cgm2net.data.dataset import TileDataset
 from cgm2net.errors import DataError, MetricError
 from cgm2net.evaluation.metrics import nest
 from cgm2net.evaluation.report import predicted_samples
 from cgm2net.evaluation.score import score
-from cgm2net.files import CACHE_DIR, code_hash, sha256_json, write_json
+from cgm2net.files import CACHE_DIR, code_hash, folder_hash, sha256_json, write_json
 from cgm2net.model import weights
 from cgm2net.model.network import CGM2Net, NetworkConfig
 from cgm2net.sensors import to_unit_range
@@ -88,7 +88,9 @@ def train(
     fabric = Fabric(devices=settings.devices, precision=settings.precision, strategy=_strategy(settings))
     fabric.launch()
     tiles, validation = _open_tiles(tiles_dir, settings)
-    key = sha256_json([code_hash(), settings.model_dump(), seed, tiles.data_hash])
+    key = sha256_json(
+        [code_hash(), folder_hash(Path(model.__file__).parent), settings.model_dump(), seed, tiles.data_hash]
+    )
     state_dir = cache_dir / "train" / key
     torch.manual_seed(seed)
     network = CGM2Net(_config(tiles, settings))

@@ -175,3 +175,38 @@ def test_scenes_too_small_to_be_sure_stay_where_they_are(tmp_path: Path, monkeyp
     assert (report.unsure, report.refused) == (1, 0)
     assert table.loc["small", "accepted"]
     assert "window" in table.loc["small", "shift_reason"]
+
+
+def test_masks_and_labels_that_cannot_be_meant_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SceneSpec(region=0, date=date(2024, 6, 1), size_px=64)
+    rows = [write_scene(tmp_path / "in", name, spec, FILE_ROLES) for name in ("label-0", "cloud-0", "two-bands")]
+    for row, role in zip(rows[:2], ("label", "cloud"), strict=True):
+        path = Path(str(row[role]))
+        raster.write(path, raster.read(path), nodata=0)
+    mask = raster.read(Path(str(rows[2]["cloud"])))
+    both = replace(mask, pixels_CHW=np.repeat(mask.pixels_CHW, 2, axis=0), bands=("a", "b"))
+    raster.write(Path(str(rows[2]["cloud"])), both, nodata=None)
+    good = write_scene(tmp_path / "in", "good", spec, FILE_ROLES)
+    write_scenes(pd.DataFrame([*rows, good]), tmp_path / "in" / "scenes.csv")
+    _, table = run(tmp_path / "in" / "scenes.csv", tmp_path, monkeypatch)
+    assert table["accepted"].to_dict() == {"label-0": False, "cloud-0": False, "two-bands": False, "good": True}
+    assert "label declares 0 as nodata, but 0 is the first class" in table.loc["label-0", "reason"]
+    assert "cloud declares 0 as nodata, but 0 is clear ground" in table.loc["cloud-0", "reason"]
+    assert "cloud has 2 bands, wanted one" in table.loc["two-bands", "reason"]
+
+
+def test_integer_sar_is_taken_and_a_border_of_zeros_is_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = SceneSpec(region=0, date=date(2024, 6, 1), size_px=64)
+    row = write_scene(tmp_path / "in", "s", spec, ("optical", "sar", "reference"))
+    sar = raster.read(Path(str(row["sar"])))
+    whole = np.rint(sar.pixels_CHW).astype(np.int16)
+    whole[:, :, :40] = 0  # 8 px of margin, then half of the scene
+    raster.write(Path(str(row["sar"])), replace(sar, pixels_CHW=whole), nodata=None)
+    write_scenes(pd.DataFrame([row]), tmp_path / "in" / "scenes.csv")
+    _, table = run(tmp_path / "in" / "scenes.csv", tmp_path, monkeypatch)
+    placed = raster.read(Path(table.loc["s", "sar"]))
+    assert not placed.valid_HW[:, :28].any()
+    assert placed.valid_HW[:, 36:].all()
+    assert placed.pixels_CHW[:, placed.valid_HW].max() < 15

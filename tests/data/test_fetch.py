@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -127,6 +127,21 @@ def test_waits_are_doubled_up_to_a_minute(server: Plan, monkeypatch: pytest.Monk
     with pytest.raises(FetchError, match="in 9 tries"):
         fetch(f"{server.url}/a.tif", Path("out/a.tif"), max_attempts=9, wait_seconds=0.5)
     assert waits == [0.5, 1, 2, 4, 8, 16, 32, 60]
+
+
+@pytest.mark.parametrize("ask", [get, identity])
+def test_what_is_not_given_out_is_not_asked_for_again(server: Plan, ask: Callable[[str], str]) -> None:
+    server.fail_with = [403] * 4
+    with pytest.raises(PermissionError):
+        ask(f"{server.url}/a.tif")
+    Path("folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        ask(f"file://{Path('folder').resolve()}")
+
+
+def test_an_escaped_file_uri_is_unescaped(workspace: Path) -> None:
+    (workspace / "with space.tif").write_bytes(CONTENT)
+    assert get(f"file://{workspace}/with%20space.tif") == SHA256
 
 
 @pytest.mark.parametrize("ask", [get, identity])

@@ -1,6 +1,7 @@
 """Tiles: the split by region, what is cut, what is refused, and the store as a whole."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,12 +124,12 @@ def test_what_the_store_tells_of_itself(rows: list[dict[str, object]]) -> None:
     ]  # fmt: skip
 
 
-def test_strides_overlap_and_edges_are_left(workspace: Path) -> None:
+def test_strides_overlap_and_the_last_tiles_lie_flush_with_the_edges(workspace: Path) -> None:
     rows = [scene(f"s{k}", f"r{k}", layers(k, height=60, width=96)) for k in range(3)]
     run(rows, SETTINGS.model_copy(update={"stride_px": 16}))
     table = pd.read_parquet(OUT / "tiles.parquet")
     mine = table[table["scene_id"] == "s0"]
-    expected = [(row, column) for row in (0, 16) for column in (0, 16, 32, 48, 64)]
+    expected = [(row, column) for row in (0, 16, 28) for column in (0, 16, 32, 48, 64)]
     assert list(zip(mine["row_px"], mine["column_px"], strict=True)) == expected
 
 
@@ -223,7 +224,7 @@ def test_scenes_that_give_no_tile_are_rows_with_a_reason(rows: list[dict[str, ob
     assert table["reason"].drop([f"s{k}" for k in range(5)]).to_dict() == {
         "small": "96x16 px is smaller than a tile of 32 px; lower tile.size_px",
         "empty": "all 6 tiles have too much nodata; see tile.max_nodata_share",
-        "unknown": "no reference and no label: nothing to learn from",
+        "unknown": "no reference: no clear image to learn from",
         "early": "no overlap",
     }
     assert set(pd.read_parquet(OUT / "tiles.parquet")["region"]) == {"r0", "r1", "r2", "r3"}
@@ -232,8 +233,28 @@ def test_scenes_that_give_no_tile_are_rows_with_a_reason(rows: list[dict[str, ob
 def test_too_few_regions_are_told(rows: list[dict[str, object]]) -> None:
     with pytest.raises(DataError, match=r"2 regions \(r0, r1\) cannot fill train, val, test: .*add scenes of other"):
         run(rows[:2])
-    with pytest.raises(DataError, match="none of 1 scenes is accepted: s0: no label"):
-        run([{**rows[0], "label": ""}])
+    with pytest.raises(DataError, match="none of 1 scenes is accepted: s0: no reference"):
+        run([{**rows[0], "reference": ""}])
+
+
+def test_a_scene_without_labels_has_unknown_classes(rows: list[dict[str, object]]) -> None:
+    run([{**rows[0], "label": ""}, *rows[1:]])
+    table = pd.read_parquet(OUT / "tiles.parquet")
+    mine = (table["scene_id"] == "s0").to_numpy()
+    assert (stored()["label"][mine] == 255).all()
+    assert table.loc[mine, ["count_0", "count_1"]].to_numpy().sum() == 0
+
+
+def test_dark_values_never_wrap_and_never_look_unmeasured(rows: list[dict[str, object]]) -> None:
+    """What is left of dark ground after subtracting an offset may lie below 0."""
+    made = layers(0)
+    dark = made["optical"].pixels_CHW.astype(np.int16)
+    dark[:, 0, 0], dark[:, 0, 1], dark[:, 0, 2] = -5, 0, 7
+    raster.write(Path(str(rows[0]["optical"])), replace(made["optical"], pixels_CHW=dark), nodata=-9999)
+    run(rows)
+    table = pd.read_parquet(OUT / "tiles.parquet")
+    first = stored()["optical"][table.index[table["tile_id"] == "s0_0_0"][0]]
+    assert first[:, 0, :3].tolist() == [[1, 1, 7]] * 3
 
 
 def test_layers_on_other_grids_are_refused(rows: list[dict[str, object]]) -> None:
