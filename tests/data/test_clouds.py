@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from cgm2net.data import synthetic
+from cgm2net.data import clouds, synthetic
 from cgm2net.data.cloudmask import find_cloud
 from cgm2net.data.clouds import simple_cloud, simple_shadow
 from cgm2net.errors import RasterError
@@ -107,6 +107,12 @@ def test_a_shadow_is_found_on_its_side(row: int, column: int) -> None:
     image, true = with_shadow(row, column)
     found = simple_shadow(image, BANDS, cloud_HW=simple_cloud(image, BANDS), valid_HW=np.ones((128, 128), bool)) > 0.5
     assert (found & true).sum() / (found | true).sum() > 0.85
+
+
+def test_large_images_are_searched_coarsely_and_the_shadow_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clouds, "_FINE_PX", 64)
+    test_a_shadow_is_found_on_its_side(40, 10)
+    test_a_shadow_is_found_on_its_side(-24, 35)
 
 
 def test_dark_ground_that_no_cloud_shades_is_left_alone() -> None:
