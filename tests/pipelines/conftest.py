@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -97,14 +99,27 @@ def server() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def start(server: dict[str, str], project: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Give a function that starts ``python -m pipelines COMMAND`` on the project."""
+def start(server: dict[str, str], project: Path) -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]:
+    """Give a function that starts ``python -m pipelines COMMAND`` on the project; it ends with the block."""
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pipelines", *arguments, "--root", str(project)]
-        repository = Path(__file__).parents[2]
-        return subprocess.Popen(
-            command, env=server, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    @contextmanager
+    def start(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines", *arguments, "--root", str(project)],
+            env=server,
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A shell's background jobs ignore SIGINT, and hand that down; the process shall hear it all the same.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # takes no lock
         )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
     return start

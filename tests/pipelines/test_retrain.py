@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -83,7 +84,7 @@ def test_a_failed_stage_fails_the_run_and_stops_it(
 
 @pytest.mark.server
 def test_an_interrupted_run_leaves_no_stage_behind(
-    project: Path, change: Callable[..., None], start: Callable[..., subprocess.Popen[str]]
+    project: Path, change: Callable[..., None], start: Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 ) -> None:
     change("prepare", do="hang")
     os.mkfifo(project / "alive")  # read to its end only when every process that holds it has died
@@ -99,7 +100,9 @@ def test_an_interrupted_run_leaves_no_stage_behind(
 
 
 @pytest.mark.server
-def test_a_served_run_pulls_walks_shows_and_pushes(project: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
+def test_a_served_run_pulls_walks_shows_and_pushes(
+    project: Path, start: Callable[..., AbstractContextManager[subprocess.Popen[str]]]
+) -> None:
     dvc("remote", "add", "--default", "store", str(project / "store"), root=project)
     dvc("push", root=project)
     shutil.rmtree(project / "data")
