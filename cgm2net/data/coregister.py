@@ -192,10 +192,17 @@ def _read_codes(role: str, path: Path) -> Raster:
 
 
 def _read_sar(path: Path, bands: Sequence[str]) -> Raster:
-    """Read SAR as float32; exactly 0 dB in every band is a border without declared nodata, not a measurement."""
+    """Read SAR as float32.
+
+    Exactly 0 dB in every band from the image's edge inwards is a border without declared nodata, not a measurement;
+    inside it is a bright target that someone clipped.
+    """
     source = raster.read(path, bands=bands)
     pixels = source.pixels_CHW.astype(np.float32)
-    valid = source.valid_HW & ~(pixels == 0).all(axis=0)
+    zero = (pixels == 0).all(axis=0)
+    edge = np.pad(np.zeros([max(size - 2, 0) for size in zero.shape], bool), 1, constant_values=True)
+    border = ndimage.binary_propagation(zero & edge[: zero.shape[0], : zero.shape[1]], mask=zero)
+    valid = source.valid_HW & ~border
     return replace(source, pixels_CHW=np.where(valid, pixels, np.float32(np.nan)), valid_HW=valid)
 
 

@@ -203,6 +203,7 @@ def test_integer_sar_is_taken_and_a_border_of_zeros_is_no_measurement(
     sar = raster.read(Path(str(row["sar"])))
     whole = np.rint(sar.pixels_CHW).astype(np.int16)
     whole[:, :, :40] = 0  # 8 px of margin, then half of the scene
+    whole[:, 40:43, 60:63] = 0  # a bright target, clipped
     raster.write(Path(str(row["sar"])), replace(sar, pixels_CHW=whole), nodata=None)
     write_scenes(pd.DataFrame([row]), tmp_path / "in" / "scenes.csv")
     _, table = run(tmp_path / "in" / "scenes.csv", tmp_path, monkeypatch)
