@@ -5,15 +5,16 @@ group when its stdin closes, which happens even if the caller is killed with SIG
 outputs that nobody waits for, beside the next run.
 """
 
-import io
+import codecs
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 Log = Callable[[str], object]
@@ -21,6 +22,8 @@ Log = Callable[[str], object]
 PROGRESS_SECONDS = 10.0
 """A progress bar is handed on at most this often [s]; it redraws itself many times a second."""
 
+_LONGEST_WAIT_SECONDS = 1.0
+_LINE_ENDS = re.compile(r"(?<=\n)|(?<=\r)(?=[^\n])")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -46,14 +49,34 @@ def stream(command: Sequence[str], *, cwd: Path, env: Mapping[str, str], sinks: 
         start_new_session=True,
     )
     assert process.stdout is not None
-    with process, io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace", newline="") as output:
-        for line in lines(output):
+    with process:
+        for line in lines(_pieces(process.stdout.fileno())):
             for sink in sinks:
                 sink(line)
         return process.wait()
 
 
-def lines(output: io.TextIOBase) -> Iterator[str]:
+def _pieces(descriptor: int) -> Iterator[str]:
+    r"""Read text up to each ``\n``, or ``\r`` alone, as it comes.
+
+    Never blocked for more than a second: Python runs signal handlers between its own instructions only, and a SIGTERM
+    that came just before a blocking read would wait for the next line of a stage that may say nothing for hours.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pending = ""
+    while True:
+        if not select.select([descriptor], [], [], _LONGEST_WAIT_SECONDS)[0]:
+            continue
+        block = os.read(descriptor, 1 << 16)
+        pending += decoder.decode(block, final=not block)
+        *whole, pending = _LINE_ENDS.split(pending)
+        yield from whole
+        if not block:
+            yield pending
+            return
+
+
+def lines(output: Iterable[str]) -> Iterator[str]:
     r"""Split what a program writes into lines.
 
     Args:
