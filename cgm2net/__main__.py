@@ -138,6 +138,41 @@ def from_file(path: Path, out: Path) -> None:
     _guard(lambda: _write_catalog(read_catalog(path), out))
 
 
+@main.command()
+@click.option("--optical", type=click.Path(path_type=Path), help="Cloudy image: GeoTIFF with band names, DN.")
+@click.option("--sar", type=click.Path(path_type=Path), help="SAR image of the same ground: VV, VH in dB.")
+@click.option("--cloud", type=click.Path(path_type=Path), help="Cloud mask, if there is one: 0-1, or an SCL.")
+@click.option("--catalog", "catalog_file", type=click.Path(path_type=Path), help="Predict every scene of a catalogue.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Predict every SCENE_ID/{optical,sar}.tif in it.")
+@click.option("--items", nargs=2, metavar="OPTICAL SAR", help="Two STAC items: Sentinel-2 and Sentinel-1 RTC.")
+@click.option("--model", "uri", default="models:/cgm2net@champion", show_default=True, help="Or a folder of weights.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Gets a folder a scene.")
+@click.option("--scene-id", help="Name of the scene; the optical file's by default.")
+@click.option("--optical-bands", help="Names of the bands, in the file's order, where it has none: B02,B03,…")
+@click.option("--sar-bands", help="The same of the SAR file.")
+@click.option("--offset", type=float, default=0.0, help="Added to every DN: -1000 from processing baseline 04.00 on.")
+@click.option("--keep-clear", is_flag=True, help="Pixels that the mask calls clear keep their measured values.")
+@click.option("--params", type=click.Path(path_type=Path), help="Take coregister and cloudmask from this params.yaml.")
+@click.option("--cloud-method", type=click.Choice(["given_or_simple", "given", "scl", "simple"]), help="See cloudmask.")
+@click.option("--batch-size", type=int, help="Windows that the network sees at once; 1 on the CPU, 16 on CUDA.")
+def predict(**options: Any) -> None:
+    """Restore and map whole scenes: COGs, a STAC item and a quick-look for each."""
+    from cgm2net.predict.command import predict as command
+
+    _guard(lambda: command(**options))
+
+
+@main.command()
+@click.option("--model", "uri", default="models:/cgm2net@champion", show_default=True, help="Or a folder of weights.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.option("--format", "formats", type=click.Choice(["onnx", "torch"]), multiple=True, default=["onnx", "torch"])
+def export(uri: str, out: Path, formats: tuple[str, ...]) -> None:
+    """Write the network as ONNX and torch.export programs; print how far they are from it."""
+    from cgm2net.predict.command import export as command
+
+    _guard(lambda: command(uri, out, formats=formats))
+
+
 def _write_catalog(table: Any, out: Path) -> str:
     from cgm2net.catalog import write_catalog
 

@@ -69,14 +69,23 @@ def read_catalog(path: Path) -> pd.DataFrame:
 def _check_ids(table: pd.DataFrame, path: Path) -> None:
     for column in ("scene_id", "region"):
         for value in table[column]:
-            if not _SAFE_ID.fullmatch(value):
-                raise CatalogError(
-                    f"{path}: {column} {value!r} is not safe as a folder name; use letters, digits, '.', '_', '-',"
-                    " at most 128, beginning with a letter or digit"
-                )
+            check_id(value, what=column, where=path)
     repeated = table.loc[table["scene_id"].duplicated(), "scene_id"].tolist()
     if repeated:
         raise CatalogError(f"{path}: scene_id {repeated[0]!r} stands there twice; ids must be unique")
+
+
+def check_id(value: str, *, what: str, where: Path | str) -> None:
+    """Refuse an id that is not safe as a folder name.
+
+    Raises:
+        CatalogError: names the id, what it is the id of, and where it stands.
+    """
+    if not _SAFE_ID.fullmatch(value):
+        raise CatalogError(
+            f"{where}: {what} {value!r} is not safe as a folder name; use letters, digits, '.', '_', '-', at most 128,"
+            " beginning with a letter or digit"
+        )
 
 
 def resolve_uri(uri: str, folder: Path) -> str:

@@ -156,7 +156,7 @@ def draw_tiles(
     figure.subplots_adjust(left / width, bottom / height, 1 - 0.05 / width, 1 - top / height, wspace=0.04, hspace=0.04)
     for row, (sample, caption) in enumerate(zip(samples, rows, strict=True)):
         for column, key in enumerate(keys):
-            _show(axes[row, column], colour[key](np.asarray(sample[key])))
+            show(axes[row, column], colour[key](np.asarray(sample[key])))
             if row == 0:
                 axes[row, column].set_title(_PANELS[key], fontsize=9)
         axes[row, 0].set_ylabel(caption, fontsize=7)
@@ -171,7 +171,8 @@ def save(figure: "Figure", path: Path) -> None:
         figure.savefig(aside, format="png", metadata={"Software": None})
 
 
-def _show(axes: "Axes", image_HW3: np.ndarray) -> None:
+def show(axes: "Axes", image_HW3: np.ndarray) -> None:
+    """Show red, green and blue, 0-1, in a thin frame without ticks."""
     axes.imshow(image_HW3, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():

@@ -1,8 +1,11 @@
 """Raster: pixels, valid mask, band names and grid as one immutable value; the only raster I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import rasterio
@@ -14,8 +17,13 @@ from rasterio.warp import reproject
 from rasterio.windows import Window
 
 from cgm2net.errors import GridError, RasterError
+from cgm2net.grids import blocks_in, common, describe_grid, inside, part_of, pixels_per_step, under, unrelated, whole
 
 BLOCK_PX = 256
+
+_PROJECTED_PX = 64
+"""Longest line of pixels whose ends alone GDAL may project, interpolating between: to a thousandth of a pixel. It would
+allow itself an eighth, and whoever crops a scene would see other values."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +64,31 @@ class Raster:
         index = [self.bands.index(name) for name in bands]
         return replace(self, pixels_CHW=self.pixels_CHW[index], bands=tuple(bands))
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the pixels."""
+        return self.pixels_CHW.dtype
+
+    def part(self, window: Window) -> "Raster":
+        """Return what lies in a window, which must not reach beyond."""
+        rows, cols = window.toslices()
+        return Raster(
+            pixels_CHW=self.pixels_CHW[:, rows, cols], valid_HW=self.valid_HW[rows, cols],
+            bands=self.bands, grid=self.grid[rows, cols],
+        )  # fmt: skip
+
+
+class Source(Protocol):
+    """Bands on a grid that can be had in parts: a :class:`Raster`, or files that stay on disk."""
+
+    @property
+    def bands(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def grid(self) -> GeoBox: ...  # noqa: D102
+    @property
+    def dtype(self) -> np.dtype: ...  # noqa: D102
+    def part(self, window: Window) -> Raster: ...  # noqa: D102
+
 
 def require_same_grid(first: Raster, second: Raster, *, what: str) -> None:
     """Refuse two rasters that do not share shape, affine and CRS.
@@ -65,15 +98,6 @@ def require_same_grid(first: Raster, second: Raster, *, what: str) -> None:
     """
     if first.grid != second.grid:
         raise GridError(f"{what}: grids differ: {describe_grid(first.grid)} against {describe_grid(second.grid)}")
-
-
-def describe_grid(grid: GeoBox) -> str:
-    """Return a grid in one line: size, pixel size, CRS and upper-left corner."""
-    transform = grid.transform
-    return (
-        f"{grid.shape[1]}x{grid.shape[0]} px of {abs(transform.a):g}x{abs(transform.e):g}, {grid.crs},"
-        f" upper left ({transform.c:.1f}, {transform.f:.1f})"
-    )
 
 
 def read(path: Path, *, bands: Sequence[str] | None = None, window: Window | None = None) -> Raster:
@@ -87,23 +111,20 @@ def read(path: Path, *, bands: Sequence[str] | None = None, window: Window | Non
     Raises:
         RasterError: if the file cannot be opened or read, has no CRS, lacks a band or does not hold the window.
     """
-    try:
-        with rasterio.open(path) as file:
-            names = band_names(file)
-            chosen = tuple(bands) if bands is not None else names
-            missing = [name for name in chosen if name not in names]
-            if missing:
-                raise RasterError(f"{path}: has bands {', '.join(names)}, lacks {', '.join(missing)}")
-            if file.crs is None:
-                raise RasterError(f"{path}: has no coordinate reference system; write one into the file")
-            _require_inside(path, file, window)
-            index = [names.index(name) + 1 for name in chosen]
-            pixels = file.read(index, window=window)
-            whole = GeoBox((file.height, file.width), file.transform, file.crs)
-            grid = whole if window is None else whole[window.toslices()]
-            nodata = file.nodata
-    except RasterioIOError as error:
-        raise RasterError(f"{path}: cannot be read as a raster: {error}") from error
+    with _opened(path) as file:
+        names = band_names(file)
+        chosen = tuple(bands) if bands is not None else names
+        missing = [name for name in chosen if name not in names]
+        if missing:
+            raise RasterError(f"{path}: has bands {', '.join(names)}, lacks {', '.join(missing)}")
+        if file.crs is None:
+            raise RasterError(f"{path}: has no coordinate reference system; write one into the file")
+        _require_inside(path, file, window)
+        index = [names.index(name) + 1 for name in chosen]
+        pixels = file.read(index, window=window)
+        all_of_it = GeoBox((file.height, file.width), file.transform, file.crs)
+        grid = all_of_it if window is None else all_of_it[window.toslices()]
+        nodata = file.nodata
     return Raster(pixels_CHW=pixels, valid_HW=valid_mask(pixels, nodata), bands=chosen, grid=grid)
 
 
@@ -120,27 +141,27 @@ def _require_inside(path: Path, file: rasterio.DatasetReader, window: Window | N
 
 def read_grid(path: Path) -> GeoBox:
     """Return a file's grid without reading a pixel."""
-    try:
-        with rasterio.open(path) as file:
-            return GeoBox((file.height, file.width), file.transform, file.crs)
-    except RasterioIOError as error:
-        raise RasterError(f"{path}: cannot be read as a raster: {error}") from error
+    with _opened(path) as file:
+        return GeoBox((file.height, file.width), file.transform, file.crs)
 
 
 def read_names(path: Path) -> tuple[str, ...]:
     """Return a file's band names without reading a pixel."""
-    try:
-        with rasterio.open(path) as file:
-            return band_names(file)
-    except RasterioIOError as error:
-        raise RasterError(f"{path}: cannot be read as a raster: {error}") from error
+    with _opened(path) as file:
+        return band_names(file)
 
 
 def read_nodata(path: Path) -> float | None:
     """Return the nodata value that a file declares, or None."""
+    with _opened(path) as file:
+        return None if file.nodata is None else float(file.nodata)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[rasterio.DatasetReader]:
     try:
         with rasterio.open(path) as file:
-            return None if file.nodata is None else float(file.nodata)
+            yield file
     except RasterioIOError as error:
         raise RasterError(f"{path}: cannot be read as a raster: {error}") from error
 
@@ -182,35 +203,99 @@ def write(path: Path, raster: Raster, *, nodata: float | None, tags: dict[str, s
 
 
 def warp(raster: Raster, grid: GeoBox, *, resampling: Resampling, fill: float) -> Raster:
-    """Resample onto another grid.
+    """Resample onto another grid; see :class:`Warped`."""
+    return raster if raster.grid == grid else Warped(raster, grid, resampling=resampling, fill=fill).part(whole(grid))
 
-    Args:
-        raster: source.
-        grid: target.
-        resampling: ``nearest`` for labels and masks, ``bilinear`` or ``cubic`` for measurements.
-        fill: value of pixels that the source does not cover or measure; they are marked invalid.
 
-    Raises:
-        RasterError: if the source cannot be projected to the target.
+class Warped:
+    """A source seen on another grid, part by part; on its own grid nothing is resampled.
+
+    Work goes by whole blocks of the target, each made of the source pixels around it alone: every window gets to the
+    bit what the whole holds there, and costs no more than the blocks that it touches.
     """
-    if raster.grid == grid:
-        return raster
-    shape = tuple(grid.shape)
-    pixels = np.full((len(raster.bands), *shape), fill, raster.pixels_CHW.dtype)
-    valid = np.zeros(shape, np.uint8)
-    common = {
-        "src_transform": raster.grid.transform, "src_crs": str(raster.grid.crs),
-        "dst_transform": grid.transform, "dst_crs": str(grid.crs),
-    }  # fmt: skip
+
+    def __init__(self, source: Source, grid: GeoBox, *, resampling: Resampling, fill: float, num_kept: int = 0) -> None:
+        """Lay a source on a grid.
+
+        Args:
+            source: a raster, or what gives parts of one.
+            grid: target.
+            resampling: ``nearest`` for labels and masks; :func:`cgm2net.grids.smooth_resampling` for measurements.
+            fill: value of pixels that the source does not cover or measure; they are marked invalid.
+            num_kept: blocks kept in memory, the last used.
+
+        Raises:
+            RasterError: if the source cannot be projected to the target.
+        """
+        self.bands, self.grid, self.dtype = source.bands, grid, source.dtype
+        self._source, self._resampling, self._fill = source, resampling, fill
+        self._same = source.grid == grid
+        self._steps = (1.0, 1.0) if self._same else pixels_per_step(source.grid, grid)
+        self._block = lru_cache(maxsize=num_kept)(self._make)
+
+    def part(self, window: Window) -> Raster:
+        """Return what lies in a window; it may reach beyond the grid, where nothing is valid."""
+        pixels = np.full((len(self.bands), window.height, window.width), self._fill, self.dtype)
+        valid = np.zeros((window.height, window.width), bool)
+        within = inside(self.grid, window)
+        blocks = [] if within is None else [within] if self._same else blocks_in(self.grid, within)
+        for block in blocks:
+            made = self._source.part(block) if self._same else self._block(block.row_off, block.col_off)
+            if made is not None:
+                there, here = common(block, window)
+                pixels[:, *here], valid[here] = made.pixels_CHW[:, *there], made.valid_HW[there]
+        return Raster(pixels_CHW=pixels, valid_HW=valid, bands=self.bands, grid=part_of(self.grid, window))
+
+    def _make(self, row: int, col: int) -> Raster | None:
+        """Return the block that begins there; None where the source does not reach."""
+        (block,) = blocks_in(self.grid, Window(col, row, 1, 1))
+        target = self.grid[block.toslices()]
+        beneath = under(self._source.grid, target)
+        if beneath is None:
+            return None
+        part = self._source.part(beneath)
+        return _warp_block(part, target, resampling=self._resampling, fill=self._fill, steps=self._steps)
+
+
+def _warp_block(
+    raster: Raster, grid: GeoBox, *, resampling: Resampling, fill: float, steps: tuple[float, float]
+) -> Raster:
+    height, width = grid.shape
+    pixels = np.empty((len(raster.bands), height, width), raster.dtype)
+    valid = np.empty((height, width), bool)
     # Filled first, so that interpolation near a wedge uses measured pixels only.
-    filled = np.where(raster.valid_HW, raster.pixels_CHW, np.asarray(fill, raster.pixels_CHW.dtype))
-    try:
-        for source, target in zip(filled, pixels, strict=True):
-            reproject(source, target, resampling=resampling, src_nodata=fill, dst_nodata=fill, **common)
+    filled = np.where(raster.valid_HW, raster.pixels_CHW, np.asarray(fill, raster.dtype))
+    measured = raster.valid_HW.astype(np.uint8)
+    side = width if raster.grid.crs == grid.crs else _PROJECTED_PX
+    for left in range(0, width, side):
+        cols = slice(left, min(left + side, width))
+        lay = partial(_reprojected, source=raster.grid, target=grid[:, cols], steps=steps)
+        for number, band in enumerate(filled):
+            pixels[number, :, cols] = lay(band, resampling=resampling, fill=fill)
         # A target pixel is valid when its nearest source pixel is: bilinear masks would grow wedges inwards.
-        reproject(raster.valid_HW.astype(np.uint8), valid, resampling=Resampling.nearest, **common)
+        valid[:, cols] = lay(measured, resampling=Resampling.nearest, fill=None) > 0
+    valid &= np.isfinite(pixels).all(axis=0)
+    pixels[:, ~valid] = fill
+    return Raster(pixels_CHW=pixels, valid_HW=valid, bands=raster.bands, grid=grid)
+
+
+def _reprojected(
+    image_HW: np.ndarray,
+    *,
+    source: GeoBox,
+    target: GeoBox,
+    steps: tuple[float, float],
+    resampling: Resampling,
+    fill: float | None,
+) -> np.ndarray:
+    made = np.full(tuple(target.shape), 0 if fill is None else fill, image_HW.dtype)
+    try:
+        reproject(
+            image_HW, made, src_transform=source.transform, src_crs=str(source.crs), src_nodata=fill,
+            dst_transform=target.transform, dst_crs=str(target.crs), dst_nodata=fill, resampling=resampling,
+            # Said, since GDAL would guess it from each block: at the source's edges it would filter otherwise.
+            XSCALE=str(1 / max(steps[0], 1.0)), YSCALE=str(1 / max(steps[1], 1.0)),
+        )  # fmt: skip
     except (RasterioError, CRSError, CPLE_BaseError) as error:
-        raise RasterError(f"cannot resample {describe_grid(raster.grid)} to {describe_grid(grid)}: {error}") from error
-    valid_HW = (valid > 0) & np.isfinite(pixels).all(axis=0)
-    pixels[:, ~valid_HW] = fill
-    return Raster(pixels_CHW=pixels, valid_HW=valid_HW, bands=raster.bands, grid=grid)
+        raise unrelated(source, target, error) from error
+    return made

@@ -12,6 +12,8 @@ from cgm2net import registry
 from cgm2net.data.dataset import TileDataset
 from cgm2net.errors import DataError, MetricError, ModelError
 from cgm2net.evaluation.metrics import flatten
+from cgm2net.evaluation.page import write_page
+from cgm2net.evaluation.page_parts import read_parts
 from cgm2net.evaluation.score import score
 from cgm2net.files import read_json, sha256_file, sha256_json, write_json
 from cgm2net.lineage import lineage_tags
@@ -20,7 +22,7 @@ from cgm2net.registry import Version
 from cgm2net.settings import EvaluateSettings, RegisterSettings
 from cgm2net.tracking import attach
 
-_LOWER_IS_BETTER = ("mae", "rmse", "sam")
+_LOWER_IS_BETTER = ("mae", "rmse", "sam", "ece")
 _DECISION = "decision"
 _SAME = "these weights are the champion's already"
 _ROUNDING = 1e-9  # 0.62 - 0.60 is a little more than 0.02 in binary
@@ -90,7 +92,8 @@ class _Test:
     @property
     def tag(self) -> str:
         """Name of the version tag that holds a model's metrics on just this test, scored by just this code."""
-        code = [sha256_file(path) for path in sorted((Path(__file__).parent / "evaluation").glob("*.py"))]
+        folder = Path(__file__).parent / "evaluation"  # how the page shows metrics does not change them
+        code = [sha256_file(path) for path in sorted(folder.glob("*.py")) if not path.name.startswith("page")]
         return f"metrics.{sha256_json([self.data_hash, self.settings.model_dump(), code])[:16]}"
 
     def metrics_of(self, version: Version) -> Mapping[str, float]:
@@ -120,7 +123,7 @@ def score_model(model_dir: Path, tiles_dir: Path, *, settings: EvaluateSettings)
                 f"the champion was trained on {name} {getattr(card, name)}, {tiles_dir} has {getattr(test, name)}: they"
                 " cannot be compared; give models of other inputs another name, register.model_name in params.yaml"
             )
-    return score(network, test, settings=settings).metrics()
+    return score(network, test, settings=settings, calibration=card.calibration).metrics()
 
 
 def register(
@@ -141,7 +144,7 @@ def register(
         tiles_dir: folder of the stage ``tile``; the challenger was judged on its test split.
         model_dir: folder of the stage ``train``, with ``run.json``.
         evaluate_dir: folder of the stage ``evaluate``.
-        out_dir: new folder; gets ``decision.md`` and, last, ``decision.json``.
+        out_dir: new folder; gets ``decision.md``, ``report.html`` and, last, ``decision.json``.
         settings: name of the model, and the rule.
         evaluate_settings: how the challenger was judged, for judging the champion in the same way.
         rescore: judges a champion that was judged on other tiles, by other settings or by other code of the metrics.
@@ -155,6 +158,7 @@ def register(
     metrics = flatten(read_json(evaluate_dir / "metrics.json"))
     wanted = tuple(sorted({*settings.min_gain, *settings.max_loss}))
     require_metrics(metrics, wanted, where=str(evaluate_dir / "metrics.json"))
+    parts = read_parts(evaluate_dir)  # before anything is registered
     data_hash = TileDataset(tiles_dir, split="test").data_hash
     test = _Test(
         tiles_dir=tiles_dir, data_hash=data_hash, settings=evaluate_settings, wanted=wanted, rescore=rescore
@@ -168,9 +172,14 @@ def register(
         _carry_out(decision, version)
         out_dir.mkdir(parents=True, exist_ok=True)
         (out_dir / "decision.md").write_text(as_markdown(decision))
+        write_page(
+            evaluate_dir, out_dir / "report.html", parts=parts, verdict=asdict(decision),
+            champion=_champion_metrics(decision, test),
+        )  # fmt: skip
         write_json(out_dir / "decision.json", asdict(decision))
         run.set_tags({"model_version": str(version.number), "promoted": str(decision.promoted).lower()})
-        run.log_files([out_dir / "decision.md", out_dir / "decision.json"], folder="register")
+        names = ("decision.md", "decision.json", "report.html")
+        run.log_files([out_dir / name for name in names], folder="register")
     return RegisterReport(version=version.number, promoted=decision.promoted, reason=decision.reason)
 
 
@@ -272,6 +281,14 @@ def _reason(comparisons: Sequence[Comparison]) -> str:
         for row in comparisons
         if not row.passed
     )
+
+
+def _champion_metrics(decision: Decision, test: _Test) -> Mapping[str, float] | None:
+    """Return what the champion was compared by; None where nothing was compared."""
+    if decision.champion_before is None or not decision.comparisons:
+        return None
+    champion = registry.version_numbered(decision.model_name, decision.champion_before)
+    return None if champion is None else test.metrics_of(champion)
 
 
 def _carry_out(decision: Decision, version: Version) -> None:

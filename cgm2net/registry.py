@@ -89,6 +89,23 @@ def version_of(name: str, *, alias: str) -> Version | None:
         return _version(client.get_model_version(name, str(number))) if number else None
 
 
+def version_numbered(name: str, number: int) -> Version | None:
+    """Return a version by its number; None where there is no such model or version.
+
+    Raises:
+        BackendError: if the server cannot be asked.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with translated(f"version {number} of {name}"):
+        try:
+            return _version(connect().get_model_version(name, str(number)))
+        except MlflowException as error:
+            if error.error_code != _ABSENT:
+                raise
+            return None
+
+
 def set_alias(version: Version, *, alias: str, why: str, who: str, facts: Mapping[str, object] | None = None) -> bool:
     """Move an alias, and record the move; nothing happens where it already stands there.
 

@@ -57,6 +57,13 @@ OPTICAL_NODATA = 0
 SAR_NODATA = float("nan")
 LABEL_IGNORE = 255
 
+COMMON_NAMES = MappingProxyType({
+    "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge071", "B06": "rededge075",
+    "B07": "rededge078", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B10": "cirrus", "B11": "swir16",
+    "B12": "swir22",
+})  # fmt: skip
+"""Band name -> common name of the STAC electro-optical extension, version 2."""
+
 BANDS = MappingProxyType({band.name: band for band in (*SENTINEL2, *SENTINEL1)})
 
 

@@ -193,13 +193,13 @@ class EvaluateSettings(_Section):
 
 
 MetricName = Annotated[
-    str, Field(pattern=r"^(all|clear|cloudy)/(psnr|ssim|mae|rmse|sam|cc|oa|accuracy|f1|miou|iou_.+)$")
+    str, Field(pattern=r"^(all|clear|cloudy)/(psnr|ssim|mae|rmse|sam|cc|oa|accuracy|f1|miou|ece|iou_.+)$")
 ]
 Difference = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class RegisterSettings(_Section):
-    """When a challenger becomes the champion. Of mae, rmse and sam less is better: a gain is a fall of their value."""
+    """When a challenger becomes the champion. Of mae, rmse, sam and ece less is better: their gain is a fall."""
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = "cgm2net"
     min_gain: Annotated[dict[MetricName, Difference], Field(min_length=1)] = Field(

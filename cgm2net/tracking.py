@@ -58,6 +58,20 @@ class Run:
         self._sent_steps = dict(sent_steps or {})
         self._waiting: list[Metric] = []
 
+    @property
+    def url(self) -> str | None:
+        """Page of the run on the server, without passwords; None where the store is a file.
+
+        Raises:
+            BackendError: if the server cannot be asked.
+        """
+        store = re.sub(r"//[^/@\s]+@", "//", store_uri()).rstrip("/")
+        if not store.startswith(("http://", "https://")):
+            return None
+        with translated("run"):
+            experiment_id = self._client.get_run(self.run_id).info.experiment_id
+        return f"{store}/#/experiments/{experiment_id}/runs/{self.run_id}"
+
     def log_metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
         """Send values of one step in one call; what cannot be sent waits for the next call.
 

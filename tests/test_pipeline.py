@@ -16,7 +16,8 @@ MODULES = {
 }  # fmt: skip
 
 PACKAGE_DOC = (ROOT / "cgm2net/__init__.py").read_text()  # its one line cannot change a result
-READ_BY_PATH = {"register": {"cgm2net/serving.py"}}  # MLflow copies the model's code as a file
+_PAGE = {f"cgm2net/evaluation/page.{kind}" for kind in ("html", "css", "js")}  # the report's template
+READ_BY_PATH = {"evaluate": _PAGE, "register": {"cgm2net/serving.py", *_PAGE}}  # MLflow copies serving.py as a file
 
 
 def module_of(stage: str) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import zarr
+from fake_evaluation import page_parts, write_evaluation
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
@@ -19,9 +20,10 @@ from pydantic import ValidationError
 from cgm2net import registry, tracking
 from cgm2net.data.dataset import ARRAYS
 from cgm2net.errors import BackendError, DataError, MetricError, ModelError
-from cgm2net.evaluation.metrics import nest
+from cgm2net.evaluation.page_parts import write_parts
 from cgm2net.files import sha256_file, write_json
 from cgm2net.model import weights
+from cgm2net.model.calibration import Calibration
 from cgm2net.model.network import CGM2Net, NetworkConfig
 from cgm2net.register import compare, register, require_metrics, score_model
 from cgm2net.settings import EvaluateSettings, RegisterSettings
@@ -54,6 +56,7 @@ def train(project: Path, network: CGM2Net) -> Iterator[Train]:
         card = weights.Card(
             config=network.config, optical_bands=bands, sar_bands=("VV", "VH"), classes=CLASSES, gsd_m=10.0,
             data_hash="trained", seed=0, steps=1, num_parameters=1, library_version="0",
+            calibration=Calibration(interval_clear=(1.5,) * len(bands), interval_cloudy=(2.0,) * len(bands)),
         )  # fmt: skip
         folder = project / "models" / name
         weights.save(folder, network, card)
@@ -102,7 +105,8 @@ def _register(model_dir: Path, metrics: Mapping[str, float], **changes: Any) -> 
     tiles = root / "tiles" / data_hash
     if not tiles.exists():
         _tiles(tiles, data_hash=data_hash)
-    write_json(root / "evaluate" / model_dir.name / "metrics.json", nest(metrics))
+    folder = root / "evaluate" / model_dir.name
+    write_parts(write_evaluation(folder, metrics=metrics), page_parts())
     facts: dict[str, Any] = {"settings": RULE, "evaluate_settings": EvaluateSettings(), "rescore": _never} | changes
     out_dir = root / "register"
     report = register(tiles, model_dir, root / "evaluate" / model_dir.name, out_dir, **facts)
@@ -142,7 +146,10 @@ def test_better_challenger_becomes_the_champion_and_the_run_tells(train: Train) 
     kept = client.get_run(decision["run_id"])
     assert (kept.data.tags["model_version"], kept.data.tags["promoted"]) == ("2", "true")
     files = {file.path for file in client.list_artifacts(decision["run_id"], "register")}
-    assert files == {"register/decision.json", "register/decision.md"}
+    assert files == {"register/decision.json", "register/decision.md", "register/report.html"}
+    page = Path("register/report.html").read_text()
+    assert "<strong>Promoted</strong>" in page
+    assert "against the champion, version 1" in page
     text = Path("register/decision.md").read_text()
     assert "| cloudy/psnr | 20 | 21 | 1 | +0.1 | passed |" in text.splitlines()
     assert client.get_model_version("cgm2net", "2").description == text
@@ -288,7 +295,8 @@ def test_nothing_is_pickled_and_no_path_is_kept(train: Train, project: Path) -> 
         "MLmodel", "artifacts/model/card.json", "artifacts/model/weights.safetensors", "conda.yaml",
         "input_example.json", "python_env.yaml", "requirements.txt", "serving.py", "serving_input_example.json",
     }  # fmt: skip
-    assert {Path(name).suffix for name in files if name.startswith("code/")} == {".py"}
+    suffixes = {Path(name).suffix for name in files if name.startswith("code/")}
+    assert suffixes == {".py", ".html", ".css", ".js"}  # the page's template comes with the package
     requirements = (saved / "artifacts/requirements.txt").read_text().splitlines()
     assert all("==" in line for line in requirements)
     assert str(Path(registry.__file__).parent) not in (saved / "artifacts/MLmodel").read_text()

@@ -191,3 +191,11 @@ def test_batches_keep_to_mlflows_limit() -> None:
     client = _FlakyClient(num_refused=0)
     tracking.Run(client, "r").log_metrics({f"m{i}": i for i in range(2500)})  # type: ignore[arg-type]
     assert [len(batch) for batch in client.batches] == [1000, 1000, 500]
+
+
+def test_the_address_of_a_run_holds_no_password(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _run() as run:
+        assert run.url is None  # a file is no page
+        (kept,) = _runs(tracking.connect())
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:secret@runs.example:5000/")
+        assert run.url == f"https://runs.example:5000/#/experiments/{kept.info.experiment_id}/runs/{run.run_id}"

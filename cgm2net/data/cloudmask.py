@@ -4,16 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from odc.geo.geobox import GeoBox
+from rasterio.windows import Window
 from scipy import ndimage
 
 from cgm2net import raster, sensors
 from cgm2net.catalog import accepted_scenes, merge_results, read_scenes, write_scenes
 from cgm2net.compute import Facts, SceneJob, map_scenes
-from cgm2net.data.clouds import simple_cloud, simple_shadow
+from cgm2net.data.clouds import RULE_BANDS
+from cgm2net.data.shadows import cloud_or_shadow, shadow_geometry
 from cgm2net.errors import RasterError, SceneError
+from cgm2net.grids import blocks_in, common, padded, whole
 from cgm2net.raster import Raster
 from cgm2net.settings import CloudmaskSettings
 
@@ -23,51 +27,89 @@ COVER_THRESHOLD = 0.5
 _SCL_PROBABILITY = {0: 1.0, 3: 1.0, 8: 0.6, 9: 1.0, 10: 1.0}
 
 
+class CloudImage(Protocol):
+    """An optical image and the mask that came with it, to be had in windows that lie inside."""
+
+    @property
+    def grid(self) -> GeoBox: ...  # noqa: D102
+    def optical(self, window: Window) -> Raster: ...  # noqa: D102
+    def delivered(self, window: Window) -> Raster | None: ...  # noqa: D102
+
+
+Find = Callable[[Window], np.ndarray]
+"""Gives the probability of cloud or shadow in a window, float32 (H, W), 0-1: to the bit what the whole holds there."""
+
+
 class CloudMethod(NamedTuple):
-    """A way to find clouds; ``find`` gives float32 (H, W), 0-1, from the optical image and the delivered mask."""
+    """A way to find clouds."""
 
     version: str
     "Goes into the table and the cache key; raised when the answer changes."
-    find: Callable[[Raster, Raster | None], np.ndarray]
+    find: Callable[[CloudImage], Find]
+    "Looks at an image as a whole, as far as it must, and returns what finds clouds in its windows."
     grow: bool
     """Whether the edge is grown by ``dilation_px``: a delivered mask is taken as it is, and the rule is soft enough to
     reach where clouds thin out (grown by 1 px it agrees less with true masks)."""
 
 
-def _given(_optical: Raster, delivered: Raster | None) -> np.ndarray:
-    if delivered is None:
-        raise RasterError("the catalogue has no cloud mask for this scene; name one, or choose another method")
-    # Where the mask does not reach nothing is known: that counts as cloud.
-    values = np.where(delivered.valid_HW, delivered.pixels_CHW[0], 1).astype(np.float32)
-    if values.min() < 0.0 or values.max() > 1.0:
-        raise RasterError(
-            f"the delivered mask holds values from {values.min():g} to {values.max():g}, expected 0-1; a Sentinel-2"
-            " scene classification is read by method `scl`"
-        )
-    return np.asarray(values)
+def _given(image: CloudImage) -> Find:
+    def find(window: Window) -> np.ndarray:
+        delivered = image.delivered(window)
+        if delivered is None:
+            raise RasterError("the catalogue has no cloud mask for this scene; name one, or choose another method")
+        # Where the mask does not reach nothing is known: that counts as cloud.
+        values = np.where(delivered.valid_HW, delivered.pixels_CHW[0], 1).astype(np.float32)
+        if values.min() < 0.0 or values.max() > 1.0:
+            raise RasterError(
+                f"the delivered mask holds values from {values.min():g} to {values.max():g}, expected 0-1; a Sentinel-2"
+                " scene classification is read by method `scl`"
+            )
+        return np.asarray(values)
+
+    return find
 
 
-def _scl(_optical: Raster, delivered: Raster | None) -> np.ndarray:
+def _scl(image: CloudImage) -> Find:
+    if all(_codes(image, block).max() <= 1 for block in blocks_in(image.grid, whole(image.grid))):
+        found = np.unique(_codes(image, next(blocks_in(image.grid, whole(image.grid)))))
+        raise _no_classification(found)
+
+    def find(window: Window) -> np.ndarray:
+        codes = _codes(image, window)
+        probability = np.zeros(codes.shape, np.float32)
+        for code, value in _SCL_PROBABILITY.items():
+            probability[codes == code] = value
+        return probability
+
+    return find
+
+
+def _codes(image: CloudImage, window: Window) -> np.ndarray:
+    delivered = image.delivered(window)
     if delivered is None:
         raise RasterError(
             "method `scl` reads the scene classification from the catalogue's cloud column, which is empty"
         )
     codes = np.where(delivered.valid_HW, delivered.pixels_CHW[0], 0)
-    if not np.isin(codes, np.arange(12)).all() or codes.max() <= 1:
-        raise RasterError(
-            f"not a Sentinel-2 scene classification: codes {np.unique(codes)[:8].tolist()}, expected 0-11"
-        )
-    probability = np.zeros(codes.shape, np.float32)
-    for code, value in _SCL_PROBABILITY.items():
-        probability[codes == code] = value
-    return probability
+    if not np.isin(codes, np.arange(12)).all():
+        raise _no_classification(np.unique(codes))
+    return codes
 
 
-def _simple(optical: Raster, _delivered: Raster | None) -> np.ndarray:
-    reflectance = sensors.to_unit_range(optical.pixels_CHW, optical.bands)
-    cloud = np.where(optical.valid_HW, simple_cloud(reflectance, optical.bands), 0.0)
-    shadow = simple_shadow(reflectance, optical.bands, cloud_HW=cloud, valid_HW=optical.valid_HW)
-    return np.asarray(np.maximum(cloud, shadow))
+def _no_classification(codes: np.ndarray) -> RasterError:
+    return RasterError(f"not a Sentinel-2 scene classification: codes {codes[:8].tolist()}, expected 0-11")
+
+
+def _simple(image: CloudImage) -> Find:
+    size = {"height": image.grid.shape[0], "width": image.grid.shape[1]}
+    bands = tuple(name for name in RULE_BANDS if name in image.optical(Window(0, 0, 1, 1)).bands)
+
+    def look(window: Window) -> tuple[np.ndarray, np.ndarray]:
+        optical = image.optical(window)
+        return sensors.to_unit_range(optical.select(bands).pixels_CHW, bands), optical.valid_HW
+
+    geometry = shadow_geometry(look, bands, **size)
+    return lambda window: cloud_or_shadow(look, bands, window, geometry=geometry, **size)
 
 
 METHODS = MappingProxyType({
@@ -76,7 +118,8 @@ METHODS = MappingProxyType({
     "simple": CloudMethod("1", _simple, grow=False),
 })  # fmt: skip
 """`given`: the mask that the catalogue names. `scl`: Sentinel-2 L2A scene classification; 9, 10 (cloud, cirrus) and 3
-(shadow) count 1, as does 0 (no data), 8 (cloud, medium probability) 0.6. `simple`: :mod:`cgm2net.data.clouds`."""
+(shadow) count 1, as does 0 (no data), 8 (cloud, medium probability) 0.6. `simple`: :mod:`cgm2net.data.clouds` and
+:mod:`cgm2net.data.shadows`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +151,7 @@ def cloudmask(scenes: Path, out_dir: Path, *, settings: CloudmaskSettings) -> Cl
     jobs = []
     for row in going_on.to_dict("records"):
         files = {role: Path(row[role]) for role in ("optical", "cloud") if row[role]}
-        method = settings.method
-        if method == "given_or_simple":
-            method = "given" if "cloud" in files else "simple"
+        method = method_of(settings, delivered="cloud" in files)
         used = {"optical": files["optical"]} if method == "simple" else files
         parameters = {"method": method, "version": METHODS[method].version, "dilation_px": settings.dilation_px}
         jobs.append(SceneJob(scene_id=row["scene_id"], parameters=parameters, inputs=used))
@@ -125,20 +166,61 @@ def cloudmask(scenes: Path, out_dir: Path, *, settings: CloudmaskSettings) -> Cl
     )  # fmt: skip
 
 
+def method_of(settings: CloudmaskSettings, *, delivered: bool) -> str:
+    """Return the method for a scene that comes with a mask, or without."""
+    if settings.method == "given_or_simple":
+        return "given" if delivered else "simple"
+    return settings.method
+
+
+def cloud_finder(method: str, image: CloudImage, *, dilation_px: int) -> Find:
+    """Return what finds clouds in the windows of an image; training and prediction both call this.
+
+    Raises:
+        RasterError: if the method cannot work with what there is; so may what is returned.
+    """
+    chosen = METHODS[method]
+    find = chosen.find(image)
+    if not chosen.grow or not dilation_px:
+        return find
+
+    def grown(window: Window) -> np.ndarray:
+        around = padded(image.grid, window, by_px=dilation_px)
+        size = 2 * dilation_px + 1
+        (_, here) = common(window, around)
+        return np.asarray(ndimage.grey_dilation(find(around), size=(size, size))[here])
+
+    return grown
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InMemory:
+    """A :class:`CloudImage` that was read whole."""
+
+    image: Raster
+    mask: Raster | None
+
+    @property
+    def grid(self) -> GeoBox:
+        return self.image.grid
+
+    def optical(self, window: Window) -> Raster:
+        return self.image.part(window)
+
+    def delivered(self, window: Window) -> Raster | None:
+        return None if self.mask is None else self.mask.part(window)
+
+
 def find_cloud(method: str, optical: Raster, delivered: Raster | None, *, dilation_px: int) -> np.ndarray:
-    """Return the probability of cloud or shadow, float32 (H, W), 0-1; training and prediction both call this.
+    """Return the probability of cloud or shadow in an image, float32 (H, W), 0-1; see :func:`cloud_finder`.
 
     Raises:
         RasterError: if the method cannot work with what there is.
     """
     if delivered is not None:
         raster.require_same_grid(optical, delivered, what="optical and cloud mask")
-    chosen = METHODS[method]
-    probability = chosen.find(optical, delivered)
-    if chosen.grow and dilation_px:
-        size = 2 * dilation_px + 1
-        probability = ndimage.grey_dilation(probability, size=(size, size))
-    return np.asarray(probability, np.float32)
+    find = cloud_finder(method, _InMemory(image=optical, mask=delivered), dilation_px=dilation_px)
+    return find(whole(optical.grid))
 
 
 def mask_scene(job: SceneJob, folder: Path) -> Facts:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,9 +13,11 @@ from scipy import ndimage
 from cgm2net import raster, sensors
 from cgm2net.catalog import FILE_ROLES, accepted_scenes, merge_results, read_scenes, write_scenes
 from cgm2net.compute import Facts, SceneJob, map_scenes
-from cgm2net.data.cloudmask import find_cloud
+from cgm2net.data.cloudmask import COVER_THRESHOLD, find_cloud
 from cgm2net.data.shift import Shift, WindowShift, measure_shift
+from cgm2net.data.stored import Border, PlacedSar, require_codes, to_codes, without_border
 from cgm2net.errors import RasterError, SceneError
+from cgm2net.grids import smooth_resampling, whole
 from cgm2net.raster import Raster
 from cgm2net.settings import CoregisterSettings
 
@@ -29,18 +30,9 @@ CLOUD_RIM_PX = 3
 WINDOW_COLUMNS = ("scene_id", *WindowShift.__dataclass_fields__)
 
 
-class _Carried(NamedTuple):
-    """How a file comes onto the optical grid, and what stands where it holds nothing."""
-
-    resampling: Resampling
-    nodata: float
-
-
+# What stands where a file that comes onto the optical grid holds nothing. 255 is neither a class nor a probability.
 _CARRIED = MappingProxyType({
-    "reference": _Carried(Resampling.bilinear, sensors.OPTICAL_NODATA),
-    "label": _Carried(Resampling.nearest, sensors.LABEL_IGNORE),
-    # Nearest: a delivered file may hold classes. 255 is neither a class, nor 0 or 1, nor a probability.
-    "cloud": _Carried(Resampling.nearest, sensors.LABEL_IGNORE),
+    "reference": sensors.OPTICAL_NODATA, "label": sensors.LABEL_IGNORE, "cloud": sensors.LABEL_IGNORE,
 })  # fmt: skip
 
 
@@ -145,7 +137,7 @@ def _align(files: dict[str, Path], folder: Path, settings: CoregisterSettings) -
         usable_HW = clear_ground(optical, carried.get("cloud"))
     shift = measure_shift(
         ground.pixels_CHW,
-        _placed(sar, optical, 0.0, 0.0).pixels_CHW,
+        PlacedSar(sar, optical.grid).part(whole(optical.grid)).pixels_CHW,
         usable_HW=usable_HW,
         window_px=settings.window_px,
         max_shift_px=settings.max_shift_px,
@@ -154,68 +146,37 @@ def _align(files: dict[str, Path], folder: Path, settings: CoregisterSettings) -
         max_rmse_px=settings.max_rmse_px,
     )
     moved = (shift.dx_px, shift.dy_px) if shift.status == "moved" else (0.0, 0.0)
-    raster.write(folder / "sar.tif", _placed(sar, optical, *moved), nodata=sensors.SAR_NODATA)
+    placed = PlacedSar(sar, optical.grid, shift_px=moved).part(whole(optical.grid))
+    raster.write(folder / "sar.tif", placed, nodata=sensors.SAR_NODATA)
     return shift
 
 
 def _carry(role: str, path: Path, optical: Raster, folder: Path) -> Raster:
     """Write a scene's file on the optical grid and return it."""
-    how = _CARRIED[role]
-    source = raster.read(path, bands=optical.bands) if role == "reference" else _read_codes(role, path)
-    floating = source.pixels_CHW.dtype.kind == "f"
-    nodata = float("nan") if floating else how.nodata
-    carried = raster.warp(source, optical.grid, resampling=how.resampling, fill=nodata)
+    if role == "reference":
+        source = raster.read(path, bands=optical.bands)
+        resampling = smooth_resampling(source.grid, optical.grid)
+    else:  # nearest: a delivered mask may hold classes
+        source, resampling = _read_codes(role, path), Resampling.nearest
+    nodata = float("nan") if source.dtype.kind == "f" else _CARRIED[role]
+    carried = raster.warp(source, optical.grid, resampling=resampling, fill=nodata)
     raster.write(folder / f"{role}.tif", carried, nodata=nodata)
     return carried
 
 
 def _read_codes(role: str, path: Path) -> Raster:
-    """Read a label or a mask: one band; integers as uint8.
-
-    Raises:
-        RasterError: if it has more bands, declares its first code nodata, or holds what uint8 cannot.
-    """
     source = raster.read(path)
-    if len(source.bands) != 1:
-        raise RasterError(f"{path}: {role} has {len(source.bands)} bands, wanted one; keep the one that is meant")
-    if raster.read_nodata(path) == 0:
-        raise RasterError(
-            f"{path}: {role} declares 0 as nodata, but 0 is {'clear ground' if role == 'cloud' else 'the first class'};"
-            " unset it (`rio edit-info --unset-nodata`), or give unknown pixels the code 255"
-        )
-    if source.pixels_CHW.dtype.kind == "f":
-        return source
-    codes = np.where(source.valid_HW, source.pixels_CHW, sensors.LABEL_IGNORE)
-    if codes.min() < 0 or codes.max() > np.iinfo(np.uint8).max:
-        raise RasterError(f"{path}: {role} holds codes {codes.min()} to {codes.max()}, wanted 0 to 255")
-    return replace(source, pixels_CHW=codes.astype(np.uint8))
+    require_codes(role, num_bands=len(source.bands), nodata=raster.read_nodata(path), path=path)
+    return to_codes(source, what=f"{path}: {role}")
 
 
 def _read_sar(path: Path, bands: Sequence[str]) -> Raster:
-    """Read SAR as float32.
-
-    Exactly 0 dB in every band from the image's edge inwards is a border without declared nodata, not a measurement;
-    inside it is a bright target that someone clipped.
-    """
+    """Read SAR as float32, its border of zeros invalid."""
     source = raster.read(path, bands=bands)
     pixels = source.pixels_CHW.astype(np.float32)
-    zero = (pixels == 0).all(axis=0)
-    edge = np.pad(np.zeros([max(size - 2, 0) for size in zero.shape], bool), 1, constant_values=True)
-    border = ndimage.binary_propagation(zero & edge[: zero.shape[0], : zero.shape[1]], mask=zero)
-    valid = source.valid_HW & ~border
-    return replace(source, pixels_CHW=np.where(valid, pixels, np.float32(np.nan)), valid_HW=valid)
-
-
-def _placed(sar: Raster, optical: Raster, dx: float, dy: float) -> Raster:
-    """Return SAR on the optical grid, its content moved by (-dx, -dy) pixels of that grid.
-
-    The grid that is resampled to is moved instead, by (dx, dy), and called the optical grid: one interpolation for
-    both, whatever grid and projection the SAR image has.
-    """
-    moved = optical.grid.translate_pix(dx, dy) if (dx, dy) != (0.0, 0.0) else optical.grid
-    warped = raster.warp(sar, moved, resampling=Resampling.bilinear, fill=sensors.SAR_NODATA)
-    pixels = np.where(warped.valid_HW, warped.pixels_CHW, np.float32(np.nan))
-    return replace(warped, pixels_CHW=pixels, grid=optical.grid)
+    border = Border(height=pixels.shape[1], width=pixels.shape[2])
+    border.add(pixels)
+    return without_border(replace(source, pixels_CHW=pixels), border.mask(whole(source.grid)))
 
 
 def clear_ground(optical: Raster, delivered: Raster | None) -> np.ndarray:
@@ -234,9 +195,13 @@ def clear_ground(optical: Raster, delivered: Raster | None) -> np.ndarray:
         known = np.where(delivered.valid_HW, delivered.pixels_CHW, 1)
         method = "scl" if known.max() > 1 else "given"
         probability_HW = find_cloud(method, optical, replace(delivered, pixels_CHW=known), dilation_px=0)
+    return away_from_cloud(probability_HW > COVER_THRESHOLD, optical.valid_HW)
+
+
+def away_from_cloud(cloud_HW: np.ndarray, valid_HW: np.ndarray) -> np.ndarray:
+    """Return bool (H, W): valid, and no cloud nearer than the rim of :data:`CLOUD_RIM_PX`."""
     # Masks leave thin rims outside, and a rim is an edge that SAR does not have.
-    grown_HW = ndimage.binary_dilation(probability_HW > 0.5, iterations=CLOUD_RIM_PX)
-    return np.asarray(optical.valid_HW & ~grown_HW)
+    return np.asarray(valid_HW & ~ndimage.binary_dilation(cloud_HW, iterations=CLOUD_RIM_PX))
 
 
 def _take_windows(facts: Facts) -> Sequence[dict[str, object]]:

@@ -16,6 +16,8 @@ from cgm2net.files import read_json
 STORE = "tiles.zarr"
 TABLE = "tiles.parquet"
 META_FILE = "meta.json"
+BOUNDS = ("west", "south", "east", "north")
+"""Columns of the table: where a tile lies [degrees, WGS 84]; west is above east across the 180th meridian."""
 ARRAYS = ("optical", "sar", "reference", "cloud", "label", "valid")
 CLOUD_LEVELS = 255
 """Cloud probabilities are stored as uint8, probability x 255."""
@@ -93,15 +95,42 @@ class TileDataset(torch.utils.data.Dataset[Sample]):
         return {name: np.asarray(array[int(self.positions[index])]) for name, array in self._arrays.items()}
 
 
+def to_inputs(
+    optical_CHW: np.ndarray,
+    sar_CHW: np.ndarray,
+    cloud_HW: np.ndarray,
+    *,
+    optical_bands: tuple[str, ...],
+    sar_bands: tuple[str, ...],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Turn stored values into the network's input; training and prediction both call this.
+
+    Args:
+        optical_CHW: DN, 0 in every band where nothing was measured.
+        sar_CHW: dB, NaN where nothing was measured.
+        cloud_HW: float32, probability of cloud 0-1.
+        optical_bands: names of the optical bands.
+        sar_bands: names of the SAR bands.
+
+    Returns:
+        Optical and SAR, float32 0-1, 0 where nothing was measured; and cloud, 1 where the optics have no data.
+    """
+    measured_HW = (optical_CHW != sensors.OPTICAL_NODATA).any(axis=0)
+    cloud = np.where(measured_HW, cloud_HW, np.float32(1.0))
+    return sensors.to_unit_range(optical_CHW, optical_bands), sensors.to_unit_range(sar_CHW, sar_bands), cloud
+
+
 def to_sample(
     stored: dict[str, np.ndarray], *, optical_bands: tuple[str, ...], sar_bands: tuple[str, ...], name: str
 ) -> Sample:
-    """Turn stored arrays into what the network takes."""
-    measured = (stored["optical"] != sensors.OPTICAL_NODATA).any(axis=0)
-    cloud = np.where(measured, stored["cloud"].astype(np.float32) / CLOUD_LEVELS, 1.0).astype(np.float32)
+    """Turn stored arrays into what the network takes, and what its answers are held against."""
+    cloud_HW = stored["cloud"].astype(np.float32) / CLOUD_LEVELS
+    optical, sar, cloud = to_inputs(
+        stored["optical"], stored["sar"], cloud_HW, optical_bands=optical_bands, sar_bands=sar_bands
+    )
     return Sample(
-        optical_CHW=torch.from_numpy(sensors.to_unit_range(stored["optical"], optical_bands)),
-        sar_CHW=torch.from_numpy(sensors.to_unit_range(stored["sar"], sar_bands)),
+        optical_CHW=torch.from_numpy(optical),
+        sar_CHW=torch.from_numpy(sar),
         cloud_HW=torch.from_numpy(cloud),
         clear_CHW=torch.from_numpy(sensors.to_unit_range(stored["reference"], optical_bands)),
         label_HW=torch.from_numpy(stored["label"].astype(np.int64)),

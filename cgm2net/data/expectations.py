@@ -7,7 +7,8 @@ Rules stand in the order in which their reasons are read: what explains most com
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 from cgm2net.settings import ValidateSettings
 
@@ -25,7 +26,7 @@ class Rule:
     "Fact that is judged; each is judged once, so it names the rule too."
     kind: str
     "Class of ``great_expectations.expectations``."
-    limits: Callable[[ValidateSettings], dict[str, object]]
+    limits: Callable[[ValidateSettings], dict[str, Any]]
     "What the class is given beside the column."
     wanted: str
     "What holds of a good scene, and what to do where it does not; stands in the data docs. Knows settings only."
@@ -33,11 +34,11 @@ class Rule:
     "What a person reads about a scene that fails: got, wanted, what to do. Knows the facts as well."
 
 
-def _nothing(_settings: ValidateSettings) -> dict[str, object]:
+def _nothing(_settings: ValidateSettings) -> dict[str, Any]:
     return {"value_set": [""]}
 
 
-def _names(bands: Sequence[str]) -> dict[str, object]:
+def _names(bands: Sequence[str]) -> dict[str, Any]:
     return {"regex": "".join(rf"(?=.*\b{re.escape(name)}\b)" for name in bands)}
 
 
@@ -199,6 +200,33 @@ def build_suite(settings: ValidateSettings) -> "ExpectationSuite":
 def explain(rule: Rule, facts: Mapping[str, object], settings: ValidateSettings) -> str:
     """Return what a person reads about a scene with these facts, which fails the rule."""
     return rule.reason.format(**facts, **_words(settings))
+
+
+def failures(facts: Mapping[str, object], settings: ValidateSettings) -> dict[str, str]:
+    """Return which of these facts fail and why, without Great Expectations; facts that are not there pass."""
+    return {
+        rule.column: explain(rule, facts, settings)
+        for rule in RULES
+        if facts.get(rule.column) is not None and not _holds(facts[rule.column], **rule.limits(settings))
+    }
+
+
+def _holds(
+    value: object,
+    *,
+    value_set: Sequence[object] | None = None,
+    regex: str = "",
+    min_value: float = -inf,
+    max_value: float = inf,
+    strict_max: bool = False,
+) -> bool:
+    """Say whether a value is what an expectation of these limits wants; each class of them has names of its own."""
+    if value_set is not None:
+        return value in value_set
+    if isinstance(value, str):
+        return re.search(regex, value) is not None
+    assert isinstance(value, (int, float))
+    return min_value <= value <= max_value and not (strict_max and value == max_value)
 
 
 def _words(settings: ValidateSettings) -> dict[str, object]:

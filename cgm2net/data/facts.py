@@ -20,22 +20,14 @@ from rasterio.errors import CRSError, RasterioIOError
 from rasterio.windows import Window
 
 from cgm2net.compute import Facts, SceneJob
+from cgm2net.data.levels import Quantiles, band_order, extreme, quantiles_of, radiometry
 from cgm2net.errors import RasterError
 from cgm2net.raster import band_names, valid_mask
-from cgm2net.sensors import BASELINE_OFFSET_DN, LABEL_IGNORE, SENTINEL1, SENTINEL2
+from cgm2net.sensors import LABEL_IGNORE
 
 _WINDOW_PX = 1024
 _SAMPLE_PX = 1 << 18
-_QUANTILES = (0.01, 0.50, 0.99)
-_OPTICAL = tuple(band.name for band in SENTINEL2)
 _MEASURED = ("optical", "sar", "reference")
-_SAR = tuple(band.name for band in SENTINEL1)
-
-Quantiles = dict[str, list[float]]
-"""Band name -> the 1, 50 and 99 % quantiles of its valid stored values."""
-
-MIN_BANDS_FOR_OFFSET = 6
-"""Bare soil in four bands looks like an offset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +80,11 @@ def scene_facts(job: SceneJob, _folder: Path) -> Facts:
         "identical_files": "; ".join(_identical(files)),
         **_dates(job.parameters),
         **_grids(files),
-        **_extreme("nodata", {role: files[role].nodata_share for role in _MEASURED if role in files}),
-        **_radiometry(quantiles),
-        **_band_order({role: files[role] for role in ("optical", "reference") if role in files}),
+        **extreme("nodata", {role: files[role].nodata_share for role in _MEASURED if role in files}),
+        **radiometry(quantiles),
+        **band_order(
+            {role: (files[role].bands, files[role].sample_CN) for role in ("optical", "reference") if role in files}
+        ),
         **_labels(files.get("label")),
         "files": {role: file.facts for role, file in files.items()},
     }
@@ -114,7 +108,7 @@ def _read(path: Path) -> _File:
         grid = None if crs is None else GeoBox(file.shape, file.transform, crs)
         pixel_size = [abs(file.transform.a), abs(file.transform.e)]
     sample_CN = np.concatenate(seen.samples, axis=1)
-    quantiles = _quantiles(sample_CN, bands)
+    quantiles = quantiles_of(sample_CN, bands)
     nodata_share = 1.0 - seen.num_valid / num_pixels
     facts: Facts = {
         "crs": _crs_name(crs), "pixel_size": pixel_size, "width_px": file.width, "height_px": file.height,
@@ -160,24 +154,11 @@ def _windows(height: int, width: int) -> Iterator[Window]:
             yield Window(column, row, min(_WINDOW_PX, width - column), min(_WINDOW_PX, height - row))
 
 
-def _quantiles(sample_CN: np.ndarray, bands: tuple[str, ...]) -> Quantiles:
-    if sample_CN.shape[1] == 0:
-        return {}
-    table = np.quantile(sample_CN.astype(np.float64), _QUANTILES, axis=1).T
-    return {name: [round(float(value), 6) for value in row] for name, row in zip(bands, table, strict=True)}
-
-
 def _crs_name(crs: rasterio.CRS | None) -> str:
     if crs is None:
         return "none"
     code = crs.to_epsg()
     return f"EPSG:{code}" if code else crs.to_wkt().split('"')[1]
-
-
-def _extreme(name: str, shares: Mapping[str, float], *, largest: bool = True) -> Facts:
-    """Return the largest (or least) share as ``NAME_share`` and whose it is as ``NAME_role``; None without any."""
-    ranked = sorted(shares, key=shares.__getitem__, reverse=largest)
-    return {f"{name}_share": shares[ranked[0]] if ranked else None, f"{name}_role": ranked[0] if ranked else None}
 
 
 def _identical(files: Mapping[str, _File]) -> list[str]:
@@ -212,17 +193,17 @@ def _grids(files: Mapping[str, _File]) -> Facts:
     overlaps: dict[str, float] = {}
     sizes: list[float] = []
     for role, grid in grids.items() if "optical" in grids else ():
-        footprint = _footprint(grid, grids["optical"])
+        footprint = footprint_on(grid, grids["optical"])
         optical = grids["optical"].extent
         overlaps[role] = 0.0 if footprint is None else min(1.0, footprint.intersection(optical).area / optical.area)
         if footprint is not None and overlaps[role] > 0:
             sizes.append(sqrt(footprint.area / (grid.shape[0] * grid.shape[1])))
     overlaps.pop("optical", None)
     ratio = max(sizes) / min(sizes) if sizes else None
-    return {"crs": crs, "gsd_ratio": ratio, **_extreme("overlap", overlaps, largest=False)}
+    return {"crs": crs, "gsd_ratio": ratio, **extreme("overlap", overlaps, largest=False)}
 
 
-def _footprint(grid: GeoBox, target: GeoBox) -> Geometry | None:
+def footprint_on(grid: GeoBox, target: GeoBox) -> Geometry | None:
     """Return a grid's outline in the CRS of another; None where no way leads there."""
     assert target.crs is not None
     try:
@@ -231,79 +212,6 @@ def _footprint(grid: GeoBox, target: GeoBox) -> Geometry | None:
         return None
     # Coordinates that a CRS cannot have (metres taken for degrees) come back infinite.
     return footprint if footprint.is_valid else None
-
-
-def _radiometry(quantiles: Mapping[str, Quantiles]) -> Facts:
-    """Return the brightest optical level [DN], the suspicion of an added offset, and the SAR level."""
-    optical = {
-        role: {name: values for name, values in quantiles[role].items() if name in _OPTICAL}
-        for role in ("optical", "reference")
-        if quantiles.get(role)
-    }
-    tops = [max(values[2] for values in bands.values()) for bands in optical.values() if bands]
-    sar = {name: values for name, values in quantiles.get("sar", {}).items() if name in _SAR}
-    return {
-        "optical_top_dn": min(tops) if tops else None,
-        "offset_suspected": "; ".join(_offset(optical)),
-        "sar_median": max(values[1] for values in sar.values()) if sar else None,
-    }
-
-
-def _offset(optical: Mapping[str, Quantiles]) -> list[str]:
-    """Say which file seems to carry the +1000 DN of Sentinel-2 baseline 04.00 and later, and by what sign.
-
-    B10 decides where it is present: absorbed by water vapour on the way, it is near 0 wherever there is no cirrus.
-    Without it, in a reference of six bands or more, the dark ends (1 % quantiles) of all bands must lie at the offset
-    or above *and* half of them less than 1000 above it: vegetation, water and shadow are dark in half of the bands,
-    while bright sand, salt, snow and cloud are dark in few or none, and pass. A cloudy image need not have dark ends,
-    so it is compared with its reference: the dark ends of all bands moved by one and the same 1000 DN.
-    """
-    found = []
-    for role, bands in optical.items():
-        floor = sorted(values[0] for values in bands.values())
-        near = BASELINE_OFFSET_DN - 50
-        if "B10" in bands:
-            b10 = bands["B10"][0]
-            if near <= b10 <= BASELINE_OFFSET_DN + 150 and floor[0] >= near:
-                found.append(f"{role}: dark end of B10 is {b10:.0f} DN")
-        elif (
-            role == "reference"
-            and len(floor) >= MIN_BANDS_FOR_OFFSET
-            and floor[0] >= near
-            and floor[len(floor) // 2] <= 2 * BASELINE_OFFSET_DN
-        ):
-            found.append(f"{role}: dark end of its darkest band is {floor[0]:.0f} DN")
-    common = [name for name in optical.get("reference", {}) if name in optical.get("optical", {})]
-    if found or "B10" in common or len(common) < 3:
-        return found
-    moved = np.array([optical["optical"][name][0] - optical["reference"][name][0] for name in common])
-    if np.ptp(moved) <= 300 and abs(abs(moved.mean()) - BASELINE_OFFSET_DN) <= 150:
-        role = "optical" if moved.mean() > 0 else "reference"
-        found.append(f"{role}: dark ends of all bands lie {abs(moved.mean()):.0f} DN above those of the other image")
-    return found
-
-
-def _band_order(files: Mapping[str, _File]) -> Facts:
-    """Return the largest share of pixels that no surface, cloud or sky can look like unless B02 and B08 are swapped.
-
-    Such a pixel is bright in blue (above 0.15), 1.25 times brighter there than in green and red and 1.5 times than in
-    NIR, while the neighbours of NIR (B8A, B11) are 1.2 times brighter than NIR. Vegetation and soil with swapped
-    bands look so. Nothing natural does: clouds, snow and salt are flat from blue to red; water, shadow and haze are
-    blue but dark, and darker still in SWIR than in NIR; sand and soil rise from blue on. So the share is near 0 in
-    any true scene, and in a swapped one it is the share of clear vegetation: on 11 real scenes at most 0.0002 against
-    at least 0.02. A scene of nothing but cloud, water, snow or sand, or without B8A and B11, gives 0: unsure passes.
-    """
-    shares: dict[str, float] = {}
-    for role, file in files.items():
-        if not {"B02", "B03", "B04", "B08"} <= set(file.bands) or not {"B8A", "B11"} & set(file.bands):
-            continue
-        if file.sample_CN.shape[1]:
-            band = {name: row.astype(np.float32) for name, row in zip(file.bands, file.sample_CN, strict=True)}
-            blue, nir = band["B02"], band["B08"]
-            beside = np.max([band[name] for name in ("B8A", "B11") if name in band], axis=0)
-            peak = (blue > 1500) & (blue > 1.25 * np.maximum(band["B03"], band["B04"])) & (blue > 1.5 * nir)
-            shares[role] = float((peak & (beside > 1.2 * nir)).mean())
-    return _extreme("swapped", shares)
 
 
 def _labels(label: _File | None) -> Facts:

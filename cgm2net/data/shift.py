@@ -12,15 +12,14 @@ SAR image by (-dx, -dy) puts it in place.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from scipy import fft, ndimage
 
-Status = Literal["moved", "aligned", "unsure"]
+from cgm2net.data.pair import ArrayPair, Cut, ImagePair, Place, UsableShares
 
-MAX_WINDOWS = 64
-"""On larger scenes, the best window in each cell of an even grid."""
+Status = Literal["moved", "aligned", "unsure"]
 
 MIN_AGREEING = 6
 """Fewer agreeing windows can be chance; a wrong move of a nearly overcast real scene had five."""
@@ -28,7 +27,6 @@ MIN_AGREEING = 6
 VOTE_RADIUS_PX = 1.5
 """A window agrees when its own peak is no farther than this from the consensus."""
 
-_MIN_USABLE_SHARE = 0.25
 _SEARCH_MARGIN_PX = 4  # beyond the largest believed shift, so that a larger one is seen as one
 _OPTICAL_SIGMA_PX = 1.0
 _SAR_SIGMA_PX = 1.5  # despeckles: the derivative of a Gaussian over dB values
@@ -76,22 +74,6 @@ class Shift:
     windows: tuple[WindowShift, ...]
 
 
-class _Pair(NamedTuple):
-    """Two images on one grid."""
-
-    optical_CHW: np.ndarray
-    sar_CHW: np.ndarray
-    usable_HW: np.ndarray
-
-
-class _Place(NamedTuple):
-    """A window: rows and columns of its upper-left corner, and the share of its pixels that can be used."""
-
-    top: int
-    left: int
-    usable_share: float
-
-
 def measure_shift(
     optical_CHW: np.ndarray,
     sar_CHW: np.ndarray,
@@ -115,9 +97,36 @@ def measure_shift(
         min_agreement: share of windows that must agree, 0-1.
         max_rmse_px: of the agreeing windows about the consensus.
     """
-    pair = _Pair(optical_CHW, sar_CHW, usable_HW)
+    shares = UsableShares((usable_HW.shape[0], usable_HW.shape[1]), window_px=window_px)
+    shares.add(usable_HW & np.isfinite(sar_CHW).all(axis=0), row=0, col=0)
+    return measure_in_windows(
+        ArrayPair(optical_CHW, sar_CHW, usable_HW), shares.places(), window_px=window_px, max_shift_px=max_shift_px,
+        min_shift_px=min_shift_px, min_agreement=min_agreement, max_rmse_px=max_rmse_px,
+    )  # fmt: skip
+
+
+def measure_in_windows(
+    pair: ImagePair,
+    places: Sequence[Place],
+    *,
+    window_px: int,
+    max_shift_px: float,
+    min_shift_px: float,
+    min_agreement: float,
+    max_rmse_px: float,
+) -> Shift:
+    """Measure the shift of a SAR image against an optical image, both read in these windows only.
+
+    Args:
+        pair: the images.
+        places: by :class:`cgm2net.data.pair.UsableShares`, of pixels usable in both images.
+        window_px: side of the windows.
+        max_shift_px: as for :func:`measure_shift`, like all that follows.
+        min_shift_px: shorter shifts are ``aligned``.
+        min_agreement: share of windows that must agree.
+        max_rmse_px: of the agreeing windows.
+    """
     radius = int(np.ceil(max_shift_px)) + _SEARCH_MARGIN_PX
-    places = _places(usable_HW & np.isfinite(sar_CHW).all(axis=0), window_px)
     if len(places) < MIN_AGREEING:
         return _unmeasured(len(places), window_px)
     surfaces = [_surface(pair, place, size=window_px, radius=radius) for place in places]
@@ -151,56 +160,16 @@ def _unmeasured(num_windows: int, size: int) -> Shift:
                  reason=reason, windows=())  # fmt: skip
 
 
-def _places(usable_HW: np.ndarray, size: int) -> list[_Place]:
-    """Return windows at half a window's distance that are usable enough, at most :data:`MAX_WINDOWS`."""
-    height, width = usable_HW.shape
-    found = []
-    for top in _starts(height, size):
-        for left in _starts(width, size):
-            share = float(usable_HW[top : top + size, left : left + size].sum()) / size**2
-            if share >= _MIN_USABLE_SHARE:
-                found.append(_Place(top, left, share))
-    if len(found) <= MAX_WINDOWS:
-        return found
-    side = int(np.sqrt(MAX_WINDOWS))
-    best: dict[tuple[int, int], _Place] = {}
-    for w in found:
-        cell = ((w.top + size // 2) * side // height, (w.left + size // 2) * side // width)
-        if cell not in best or w.usable_share > best[cell].usable_share:
-            best[cell] = w
-    return list(best.values())
-
-
-def _starts(length: int, size: int) -> list[int]:
-    last = max(length - size, 0)
-    return sorted({*range(0, last, size // 2), last})
-
-
-def _surface(pair: _Pair, place: _Place, *, size: int, radius: int) -> np.ndarray:
+def _surface(pair: ImagePair, place: Place, *, size: int, radius: int) -> np.ndarray:
     """Return a window's correlation at every whole shift, float (2·radius + 1, 2·radius + 1), rows dy, columns dx."""
-    cut = _Cut(place.top, place.left, size, _EDGE_PX)
-    wide = _Cut(place.top - radius, place.left - radius, size + 2 * radius, _EDGE_PX)
-    echo_CHW = wide.of(pair.sar_CHW, np.nan)
-    template, weight = _edges(cut.of(pair.optical_CHW, 0), cut.of(pair.usable_HW, False), _OPTICAL_SIGMA_PX)
+    cut = Cut(pair.shape, place.top, place.left, size=size, margin=_EDGE_PX)
+    wide = Cut(pair.shape, place.top, place.left, size=size, margin=_EDGE_PX + radius)
+    echo_CHW = wide.of(pair.sar, np.nan)
+    template, weight = _edges(cut.of(pair.optical, 0), cut.of(pair.usable, False), _OPTICAL_SIGMA_PX)
     # A soft rim: a strong edge that enters or leaves at the border should not decide.
     rim = np.sqrt(np.minimum(1.0, 2 * np.hanning(size + 2)[1:-1]))
     search, search_weight = _edges(echo_CHW, np.isfinite(echo_CHW).all(axis=0), _SAR_SIGMA_PX)
     return _correlate(template, weight * np.outer(rim, rim), search, search_weight)
-
-
-class _Cut:
-    """A square piece of an image with a margin, filled where it reaches beyond."""
-
-    def __init__(self, top: int, left: int, size: int, margin: int) -> None:
-        self._rows = (top - margin, top + size + margin)
-        self._cols = (left - margin, left + size + margin)
-
-    def of(self, image: np.ndarray, fill: float) -> np.ndarray:
-        height, width = image.shape[-2:]
-        (top, bottom), (left, right) = self._rows, self._cols
-        part = image[..., max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-        pad = [(max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0))]
-        return np.pad(part, [(0, 0)] * (image.ndim - 2) + pad, constant_values=fill)
 
 
 def _edges(image_CHW: np.ndarray, usable_HW: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
@@ -261,7 +230,7 @@ def _peak(surface: np.ndarray) -> tuple[float, float, float]:
     return dx + float(np.clip(sub_x, -1, 1)), dy + float(np.clip(sub_y, -1, 1)), height
 
 
-def _vote(place: _Place, surface: np.ndarray, dx: float, dy: float, *, size: int) -> WindowShift:
+def _vote(place: Place, surface: np.ndarray, dx: float, dy: float, *, size: int) -> WindowShift:
     x, y, correlation = _peak(surface)
     return WindowShift(
         row=place.top + size // 2, col=place.left + size // 2, dx_px=x, dy_px=y, correlation=correlation,
@@ -269,16 +238,16 @@ def _vote(place: _Place, surface: np.ndarray, dx: float, dy: float, *, size: int
     )  # fmt: skip
 
 
-def _objection(pair: _Pair, places: Sequence[_Place], dx: float, dy: float, *, size: int) -> str:
+def _objection(pair: ImagePair, places: Sequence[Place], dx: float, dy: float, *, size: int) -> str:
     """Say so if mutual information does not rise when SAR is moved back by (dx, dy); empty if it rises."""
     optical, moved, left = [], [], []
     for place in places:
-        here = _Cut(place.top, place.left, size, 0)
-        there = _Cut(place.top + round(dy), place.left + round(dx), size, 0)
+        here = Cut(pair.shape, place.top, place.left, size=size, margin=0)
+        there = Cut(pair.shape, place.top + round(dy), place.left + round(dx), size=size, margin=0)
         # Every second pixel: the despeckled echo between them adds nothing.
-        echo = [ndimage.gaussian_filter(c.of(pair.sar_CHW, np.nan).mean(axis=0), 1)[::2, ::2] for c in (there, here)]
-        usable = here.of(pair.usable_HW, False)[::2, ::2] & np.isfinite(echo[0]) & np.isfinite(echo[1])
-        optical.append(here.of(pair.optical_CHW, 0)[:, ::2, ::2][:, usable])
+        echo = [ndimage.gaussian_filter(c.of(pair.sar, np.nan).mean(axis=0), 1)[::2, ::2] for c in (there, here)]
+        usable = here.of(pair.usable, False)[::2, ::2] & np.isfinite(echo[0]) & np.isfinite(echo[1])
+        optical.append(here.of(pair.optical, 0)[:, ::2, ::2][:, usable])
         moved.append(echo[0][usable])
         left.append(echo[1][usable])
     bands = [_bins(band_N) for band_N in np.concatenate(optical, axis=1)]

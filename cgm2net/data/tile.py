@@ -15,9 +15,10 @@ from cgm2net import pictures, raster, sensors
 from cgm2net.catalog import accepted_scenes, merge_results, read_scenes, write_scenes
 from cgm2net.compute import Facts, SceneJob, map_scenes
 from cgm2net.data.cloudmask import COVER_THRESHOLD
-from cgm2net.data.dataset import ARRAYS, CLOUD_LEVELS, META_FILE, STORE, TABLE, TileDataset
+from cgm2net.data.dataset import ARRAYS, BOUNDS, CLOUD_LEVELS, META_FILE, STORE, TABLE, TileDataset
 from cgm2net.errors import DataError, SceneError
 from cgm2net.files import sha256_file, sha256_json, write_json
+from cgm2net.grids import bounds_degrees
 from cgm2net.raster import Raster
 from cgm2net.settings import TileSettings
 
@@ -146,7 +147,13 @@ def cut_scene(job: SceneJob, folder: Path) -> Facts:
             if nodata_share > float(str(job.parameters["max_nodata_share"])):
                 refused += 1
                 continue
-            rows.append({"row_px": top, "column_px": left, "nodata_share": nodata_share, **_counts(part, job)})
+            bounds = bounds_degrees(layers["optical"].grid[top : top + size_px, left : left + size_px])
+            rows.append(
+                {
+                    "row_px": top, "column_px": left, **dict(zip(BOUNDS, bounds, strict=True)),
+                    "nodata_share": nodata_share, **_counts(part, job),
+                }
+            )  # fmt: skip
             for name, array in part.items():
                 kept[name].append(array)
     if not rows:

@@ -1,14 +1,32 @@
 """Stage ``evaluate``: the trained network on the test regions, beside the trivial answers."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+
 from cgm2net import tracking
-from cgm2net.data.dataset import TileDataset
+from cgm2net.data.dataset import TABLE, TileDataset
 from cgm2net.errors import ModelError
-from cgm2net.evaluation.report import write_report
+from cgm2net.evaluation.calibration import CALIBRATION_METRICS
+from cgm2net.evaluation.page import write_page
+from cgm2net.evaluation.page_parts import (
+    NUM_RANKED,
+    RANKS,
+    PageParts,
+    ReportFacts,
+    TilePictures,
+    region_places,
+    tile_pictures,
+    tile_places,
+    write_parts,
+)
+from cgm2net.evaluation.report import predicted_samples, ranked_tiles, write_report
 from cgm2net.evaluation.score import majority_class, score
-from cgm2net.model.weights import load
+from cgm2net.lineage import UNKNOWN, git_facts
+from cgm2net.model.network import CGM2Net
+from cgm2net.model.weights import Card, load
 from cgm2net.settings import EvaluateSettings
 
 
@@ -25,14 +43,9 @@ class EvaluateReport:
 
     def __str__(self) -> str:
         lines = [f"{self.num_tiles} test tiles        all    clear   cloudy"]
-        for name, trivial in (
-            ("psnr", "copy"),
-            ("ssim", "copy"),
-            ("sam", "copy"),
-            ("miou", "majority"),
-            ("oa", "majority"),
-        ):
-            for prefix in ("", f"{trivial}/"):
+        trivial = {"psnr": "copy/", "ssim": "copy/", "sam": "copy/", "miou": "majority/", "oa": "majority/"}
+        for name in (*trivial, *CALIBRATION_METRICS):
+            for prefix in ("", *([trivial[name]] if name in trivial else [])):
                 values = (self.metrics.get(f"{prefix}{group}/{name}") for group in ("all", "clear", "cloudy"))
                 shown = " ".join("       -" if value is None else f"{value:8.3f}" for value in values)
                 lines.append(f"{prefix + name:18} {shown}")
@@ -45,8 +58,8 @@ def evaluate(tiles_dir: Path, model_dir: Path, out_dir: Path, *, settings: Evalu
     Args:
         tiles_dir: folder of the stage ``tile``.
         model_dir: folder with weights and card, of the stage ``train``.
-        out_dir: new folder; gets ``metrics.json``, ``by_cover.csv``, ``by_class.csv``, ``confusion.csv``, plots,
-            pictures and, last, ``tiles.parquet``.
+        out_dir: new folder; gets ``metrics.json``, ``by_cover.csv``, ``by_class.csv``, ``confusion.csv``,
+            ``reliability.csv``, plots, pictures, ``tiles.parquet``, ``page.json`` and, last, ``report.html``.
         settings: batch size, cloud threshold, bins, number of pictures.
 
     Raises:
@@ -64,12 +77,61 @@ def evaluate(tiles_dir: Path, model_dir: Path, out_dir: Path, *, settings: Evalu
                 " train on these tiles, or evaluate on those"
             )
     majority = majority_class(TileDataset(tiles_dir, split="train").table, num_classes=len(test.classes))
-    scores = score(network, test, settings=settings)
+    scores = score(network, test, settings=settings, calibration=card.calibration)
     metrics = write_report(scores, network, test, majority=majority, out_dir=out_dir, settings=settings)
-    files = tuple(sorted(out_dir.iterdir()))
-    record = model_dir / "run.json"
-    if record.is_file():  # weights from elsewhere have no run to log to
-        with tracking.attach(record) as run:
+    shown = _pictures(network, test, pd.read_parquet(out_dir / "tiles.parquet"), settings=settings)
+    record = model_dir / "run.json"  # weights from elsewhere have no run to log to
+    with tracking.attach(record) if record.is_file() else nullcontext() as run:
+        parts = PageParts(
+            facts=_facts(card, test, run, settings=settings),
+            pictures=shown,
+            regions=region_places(pd.read_parquet(tiles_dir / TABLE)),
+            tiles=tile_places(test.table),
+        )
+        write_parts(out_dir, parts)
+        write_page(out_dir, out_dir / "report.html", parts=parts)
+        files = tuple(sorted(out_dir.iterdir()))
+        if run is not None:
             run.log_metrics({f"test/{name}": value for name, value in metrics.items()})
             run.log_files(files, folder="evaluate")
     return EvaluateReport(num_tiles=len(test), num_files=len(files), metrics=metrics, files=files)
+
+
+def _pictures(
+    network: CGM2Net, test: TileDataset, table: pd.DataFrame, *, settings: EvaluateSettings
+) -> tuple[TilePictures, ...]:
+    """Draw the tiles of the page, the worst first."""
+    ranked = ranked_tiles(table, min(settings.num_pictures, NUM_RANKED))
+    shown: list[TilePictures] = []
+    for rank in RANKS:
+        rows = ranked[rank][::-1] if rank == "worst" else ranked[rank]
+        shown += [
+            tile_pictures(sample, rank=rank, optical_bands=test.optical_bands, classes=test.classes)
+            for sample in predicted_samples(network, test, rows, settings=settings)
+        ]
+    return tuple(shown)
+
+
+def _facts(card: Card, test: TileDataset, run: tracking.Run | None, *, settings: EvaluateSettings) -> ReportFacts:
+    code = git_facts(Path.cwd())
+    return ReportFacts(
+        title=f"CGM2Net {card.config.size}, {card.steps} steps, seed {card.seed}",
+        model_name="CGM2Net",
+        network_size=card.config.size,
+        num_parameters=card.num_parameters,
+        steps=card.steps,
+        seed=card.seed,
+        optical_bands=card.optical_bands,
+        sar_bands=card.sar_bands,
+        classes=card.classes,
+        gsd_m=test.gsd_m,
+        size_px=test.size_px,
+        cloud_threshold=settings.cloud_threshold,
+        data_hash=test.data_hash,
+        trained_data_hash=card.data_hash,
+        library_version=card.library_version,
+        git_commit=code["git_commit"],
+        git_dirty=code["git_dirty"],
+        run_id=UNKNOWN if run is None else run.run_id,
+        run_url=None if run is None else run.url,
+    )

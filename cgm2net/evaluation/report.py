@@ -11,6 +11,7 @@ from torch import nn
 
 from cgm2net import pictures
 from cgm2net.errors import MetricError
+from cgm2net.evaluation.calibration import reliability_table
 from cgm2net.evaluation.class_metrics import CLASS_METRICS, class_scores
 from cgm2net.evaluation.image_metrics import IMAGE_METRICS, sum_names
 from cgm2net.evaluation.metrics import GROUPS, nest, with_all
@@ -59,6 +60,8 @@ def write_report(
     write_csv(out_dir / "by_cover.csv", by_cover)
     write_csv(out_dir / "by_class.csv", class_table(scores))
     write_csv(out_dir / "confusion.csv", confusion_table(scores))
+    if scores.calibration_TGS is not None:
+        write_csv(out_dir / "reliability.csv", reliability_table(scores.calibration_TGS.sum(axis=0)))
     draw_by_cover(by_cover, out_dir / "by_cover.png")
     draw_confusion(scores, out_dir / "confusion.png")
     draw_ranked(network, dataset, tiles, out_dir, settings=settings)

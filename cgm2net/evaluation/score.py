@@ -15,9 +15,11 @@ from torch.utils.data import default_collate
 
 from cgm2net.compute import progress_bar
 from cgm2net.errors import DataError, MetricError
+from cgm2net.evaluation.calibration import CalibrationMetrics, calibration_metrics
 from cgm2net.evaluation.class_metrics import ClassMetrics, class_metrics, constant_answer
 from cgm2net.evaluation.image_metrics import ImageMetrics, image_metrics, sum_names
 from cgm2net.evaluation.metrics import GROUPS
+from cgm2net.model.calibration import Calibration
 from cgm2net.settings import EvaluateSettings
 
 
@@ -63,6 +65,8 @@ class Scores:
     "Image sums of the trivial answer: the cloudy tile as it came."
     confusion_TGKK: np.ndarray
     "Pixels, truth in rows, the network's answers in columns."
+    calibration_TGS: np.ndarray | None
+    "What :class:`CalibrationMetrics` adds up; none where the network has no calibration yet."
     optical_bands: tuple[str, ...]
     classes: tuple[str, ...]
 
@@ -88,6 +92,8 @@ class Scores:
         """
         confusion_GKK = self.confusion_TGKK[chosen].sum(axis=0)
         metrics = image_metrics(self.model_TGS[chosen].sum(axis=0)) | class_metrics(confusion_GKK, self.classes)
+        if self.calibration_TGS is not None:
+            metrics |= calibration_metrics(self.calibration_TGS[chosen].sum(axis=0))
         trivial = {f"copy/{name}": value for name, value in image_metrics(self.copy_TGS[chosen].sum(axis=0)).items()}
         if majority is not None:
             constant = class_metrics(constant_answer(confusion_GKK, majority), self.classes)
@@ -95,7 +101,14 @@ class Scores:
         return metrics | trivial
 
 
-def score(network: nn.Module, dataset: Tiles, *, settings: EvaluateSettings, shown_as: str = "evaluate") -> Scores:
+def score(
+    network: nn.Module,
+    dataset: Tiles,
+    *,
+    settings: EvaluateSettings,
+    calibration: Calibration | None = None,
+    shown_as: str = "evaluate",
+) -> Scores:
     """Score a network on every tile of a dataset, batch by batch.
 
     Args:
@@ -103,6 +116,7 @@ def score(network: nn.Module, dataset: Tiles, *, settings: EvaluateSettings, sho
             coarser than pixels; left in evaluation mode, on the CUDA device where there is one.
         dataset: tiles.
         settings: batch size, cloud threshold, CPU threads (set for the process).
+        calibration: of the network; without it, reliability and coverage are left out.
         shown_as: name of the progress bar.
 
     Raises:
@@ -115,7 +129,11 @@ def score(network: nn.Module, dataset: Tiles, *, settings: EvaluateSettings, sho
     model = ImageMetrics(len(dataset.optical_bands), cloud_threshold=threshold)
     copy = ImageMetrics(len(dataset.optical_bands), cloud_threshold=threshold)
     classes = ClassMetrics(dataset.classes, cloud_threshold=threshold)
+    doubts = calibration and CalibrationMetrics(
+        calibration, num_classes=len(dataset.classes), cloud_threshold=threshold
+    )
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    doubted: list[np.ndarray] = []
     with progress_bar() as progress:
         bar = progress.add_task(shown_as, total=len(dataset))
         for batch, prediction in predict(network, dataset, range(len(dataset)), settings=settings):
@@ -130,11 +148,14 @@ def score(network: nn.Module, dataset: Tiles, *, settings: EvaluateSettings, sho
                 )
             except MetricError as error:
                 raise MetricError(f"tiles {', '.join(batch['id'])}: {error}") from error
+            if doubts:
+                doubted.append(doubts.update(prediction, batch))
             progress.advance(bar, len(batch["id"]))
     model_TGS, copy_TGS, confusion_TGKK = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Scores(
         tiles=dataset.table[["tile_id", "scene_id", "region"]].reset_index(drop=True),
         model_TGS=model_TGS, copy_TGS=copy_TGS, confusion_TGKK=confusion_TGKK,
+        calibration_TGS=np.concatenate(doubted) if doubted else None,
         optical_bands=tuple(dataset.optical_bands), classes=tuple(dataset.classes),
     )  # fmt: skip
 

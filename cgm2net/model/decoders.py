@@ -18,6 +18,9 @@ MAX_CLEAR_GATE = 0.25
 
 _GATE_CLEAR, _GATE_CLOUD = -2.0, 4.0  # logits that it begins with
 
+_LOG_SPREAD = -4.0  # a reflectance of 0.02, that it begins near
+_LOG_SPREAD_LIMITS = (-9.0, 0.0)
+
 
 class TopDown(nn.Module):
     """From the coarsest fused map to the finest, adding each on the way (B, H / 2, W / 2, C_1)."""
@@ -77,13 +80,18 @@ class RestorationDecoder(nn.Module):
         self.head = Conv(channels // 2, 2 * num_bands)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.doubt = nn.Sequential(Conv(channels // 2, channels // 2), nn.GELU(), Conv(channels // 2, num_bands))
 
     def features(self, features_BHWC: Tensor) -> Tensor:
         """Refine the half-resolution features, (B, H / 2, W / 2, C)."""
         return features_BHWC + self.mlp(self.norm(features_BHWC))  # type: ignore[no-any-return]
 
-    def forward(self, features_BHWC: Tensor, optical_BHWC: Tensor, cloud_BHW1: Tensor) -> tuple[Tensor, Tensor]:
-        """Return candidate, in the standardised units of ``optical_BHWC``, and gate; (B, H, W, bands) each."""
+    def forward(self, features_BHWC: Tensor, optical_BHWC: Tensor, cloud_BHW1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return candidate, in the standardised units of ``optical_BHWC``, gate and spread; (B, H, W, bands) each.
+
+        The spread, in reflectance, is read from features that it does not teach: what is restored stays what it would
+        be without it.
+        """
         full = fold(self.up(features_BHWC), STEM_STRIDE)
         seen = torch.cat([optical_BHWC * (1.0 - cloud_BHW1), cloud_BHW1], dim=-1)
         full = F.gelu(full + self.detail(seen))
@@ -91,7 +99,8 @@ class RestorationDecoder(nn.Module):
         candidate, gate = self.head(full).split(self.num_bands, dim=-1)
         start = _GATE_CLEAR + (_GATE_CLOUD - _GATE_CLEAR) * cloud_BHW1
         most = MAX_CLEAR_GATE + (1.0 - MAX_CLEAR_GATE) * cloud_BHW1
-        return candidate, most * (gate + start).sigmoid()
+        spread = torch.exp((self.doubt(full.detach()).float() + _LOG_SPREAD).clamp(*_LOG_SPREAD_LIMITS))
+        return candidate, most * (gate + start).sigmoid(), spread
 
 
 class SegmentationDecoder(nn.Module):

@@ -62,6 +62,8 @@ class Prediction(NamedTuple):
     "Clear image, reflectance; not clamped to 0-1."
     logits_BKHW: Tensor
     "Class scores on the label grid, before softmax."
+    spread_BCHW: Tensor
+    "Expected size of the clear image's error (scale of a Laplace distribution), reflectance, before calibration."
 
 
 class Standardise(nn.Module):
@@ -139,14 +141,14 @@ class CGM2Net(nn.Module):
         if self.modulate is not None:
             image_features = self.modulate(image_features, coarse.softmax(dim=-1))
         image_features = self.restore.features(image_features)
-        candidate, gate = self.restore(image_features, seen, cloud)
+        candidate, gate, spread = self.restore(image_features, seen, cloud)
         candidate = self.standard_optical.mean_C + self.standard_optical.std_C * candidate
         clear = optical + gate * (candidate - optical)
         logits = self.segment(class_features, coarse, image_features if self.modulate is not None else None)
         logits_BKHW = logits.permute(0, 3, 1, 2)
         if label_shape is not None and label_shape != tuple(logits_BKHW.shape[2:]):
             logits_BKHW = F.adaptive_avg_pool2d(logits_BKHW, label_shape)
-        return Prediction(clear.permute(0, 3, 1, 2), logits_BKHW)
+        return Prediction(clear.permute(0, 3, 1, 2), logits_BKHW, spread.permute(0, 3, 1, 2))
 
     def _check(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> None:
         batch, _, height, width = optical.shape

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgm2net.model.blocks import Conv
+from cgm2net.model.scan.backends import is_traced
 
 WINDOW = 8
 """Side of an attention window, in tokens."""
@@ -76,39 +77,51 @@ class SpatialCorrelation(nn.Module):
         # Padding counts as cloud: nothing is taken from outside the image.
         clear_w1L1 = self._windows(1.0 - cloud_BHW1, heads=1)
         bias_hLL = self.position_hP[:, self.position_index_LL]
-        logits_whLL = (query * (channels // self.num_heads) ** -0.5) @ key.transpose(2, 3) + bias_hLL
-        logits_whLL = logits_whLL.float() + clear_w1L1.float().log().transpose(2, 3)
-        null_whL1 = self.null_logit_h.float().view(1, -1, 1, 1).expand(*logits_whLL.shape[:3], 1)
+        logits_whLL = (query * (channels // self.num_heads) ** -0.5) @ key.mT + bias_hLL
+        logits_whLL = logits_whLL.float() + clear_w1L1.float().log().mT
+        null_whL1 = self.null_logit_h.float().view(-1, 1, 1).expand(*logits_whLL.shape[:-1], 1)
         weights = torch.cat([logits_whLL, null_whL1], dim=-1).softmax(dim=-1).to(value.dtype)
         carried_whLc = weights[..., :-1] @ value
         null_whLc = weights[..., -1:] * self.null_value_C.view(self.num_heads, 1, -1)
         found = self._restore(carried_whLc + null_whLc, height, width)
-        return found, self._restore(weights[..., -1:].mean(1, keepdim=True), height, width)
+        return found, self._restore(weights[..., -1:].mean(-3, keepdim=True), height, width)
 
     def _windows(self, tokens_BHWC: Tensor, *, heads: int | None = None) -> Tensor:
-        """(B, H, W, C) to (windows, heads, 64, C / heads), zero-padded to whole windows."""
-        heads = heads or self.num_heads
-        span = WINDOW * self.dilation
-        batch, height, width, channels = tokens_BHWC.shape
-        pad_rows, pad_columns = -height % span, -width % span
-        if pad_rows or pad_columns:
-            tokens_BHWC = F.pad(tokens_BHWC, (0, 0, 0, pad_columns, 0, pad_rows))
-        num_rows, num_columns = (height + pad_rows) // span, (width + pad_columns) // span
-        split = tokens_BHWC.reshape(
-            batch, num_rows, WINDOW, self.dilation, num_columns, WINDOW, self.dilation, heads, channels // heads
-        )
-        return split.permute(0, 1, 3, 4, 6, 7, 2, 5, 8).reshape(-1, heads, WINDOW * WINDOW, channels // heads)
+        """(B, H, W, C) to (B, rows, d, columns, d, heads, 64, C / heads), zero-padded to whole windows.
 
-    def _restore(self, windows_whLc: Tensor, height: int, width: int) -> Tensor:
+        The windows keep their five axes: in a traced graph of open sizes these stay simple.
+        """
+        padded = _pad_to(tokens_BHWC, WINDOW * self.dilation)
+        split = padded.unflatten(3, (heads or self.num_heads, -1))
+        split = split.unflatten(2, (-1, WINDOW, self.dilation)).unflatten(1, (-1, WINDOW, self.dilation))
+        return split.permute(0, 1, 3, 4, 6, 7, 2, 5, 8).flatten(6, 7)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _restore(windows_whLc: Tensor, height: int, width: int) -> Tensor:
         """Undo :meth:`_windows` and cut the padding off."""
-        span = WINDOW * self.dilation
-        num_rows, num_columns = -(-height // span), -(-width // span)
-        heads, depth = windows_whLc.shape[1], windows_whLc.shape[3]
-        split = windows_whLc.reshape(
-            -1, num_rows, self.dilation, num_columns, self.dilation, heads, WINDOW, WINDOW, depth
-        )
-        whole = split.permute(0, 1, 6, 2, 3, 7, 4, 5, 8).reshape(-1, num_rows * span, num_columns * span, heads * depth)
+        split = windows_whLc.unflatten(6, (WINDOW, WINDOW))
+        whole: Tensor = split.permute(0, 1, 6, 2, 3, 7, 4, 5, 8).flatten(7, 8).flatten(4, 6).flatten(1, 3)
+        if is_traced():
+            rows, columns = (torch.arange(size, device=whole.device) for size in (height, width))
+            return whole.index_select(1, rows).index_select(2, columns)
         return whole[:, :height, :width]
+
+
+def _pad_to(tokens_BHWC: Tensor, multiple: int) -> Tensor:
+    """Pad height and width with zeros to multiples.
+
+    A gather stands for the pad in a traced graph: of open sizes torch.export cannot prove what a pad adds up to.
+    """
+    height, width = tokens_BHWC.shape[1:3]
+    if not is_traced():
+        rows, columns = -height % multiple, -width % multiple
+        return F.pad(tokens_BHWC, (0, 0, 0, columns, 0, rows)) if rows or columns else tokens_BHWC
+    for axis, size in ((1, height), (2, width)):
+        index = torch.arange((size + multiple - 1) // multiple * multiple, device=tokens_BHWC.device)
+        inside = (index < size).to(tokens_BHWC.dtype)
+        tokens_BHWC = tokens_BHWC.index_select(axis, index.clamp(max=size - 1))
+        tokens_BHWC = tokens_BHWC * inside.view((-1, 1, 1) if axis == 1 else (-1, 1))
+    return tokens_BHWC
 
 
 class SpeckleFilter(nn.Module):

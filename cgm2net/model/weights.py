@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from cgm2net.errors import ModelError
 from cgm2net.files import write_aside
+from cgm2net.model.calibration import Calibration
 from cgm2net.model.network import CGM2Net, NetworkConfig
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -33,6 +34,8 @@ class Card(BaseModel):
     steps: int
     num_parameters: int
     library_version: str
+    calibration: Calibration
+    "Measured on the validation tiles."
 
 
 def save(folder: Path, network: CGM2Net, card: Card) -> None:

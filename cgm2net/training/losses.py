@@ -11,6 +11,9 @@ from cgm2net.settings import TrainSettings
 
 _CHARBONNIER_EPSILON = 1e-3
 
+_DOUBT_WEIGHT = 0.01
+"""Small, so that clipping sees the two tasks; Adam's steps of the layers that it alone teaches do not depend on it."""
+
 
 def charbonnier(predicted_BCHW: Tensor, wanted_BCHW: Tensor, weight_B1HW: Tensor) -> Tensor:
     r"""Return the weighted mean of :math:`\sqrt{d^2 + \epsilon^2}`; 0 where every weight is 0.
@@ -53,6 +56,16 @@ def cross_entropy(logits_BKHW: Tensor, label_BHW: Tensor) -> Tensor:
     return total / (label_BHW != LABEL_IGNORE).sum().clamp(min=1)
 
 
+def doubt(spread_BCHW: Tensor, error_BCHW: Tensor, valid_B1HW: Tensor) -> Tensor:
+    r"""Return the mean of :math:`|e| / b + \log b` over measured pixels: how badly spread b foretells the error e.
+
+    Negative logarithm of a Laplace likelihood, without its constant; the error is taken as given.
+    """
+    surprise = error_BCHW.detach().abs() / spread_BCHW + spread_BCHW.log()
+    total = valid_B1HW.sum() * spread_BCHW.shape[1]
+    return (surprise * valid_B1HW).sum() / total.clamp(min=1.0)
+
+
 class TaskLoss(nn.Module):
     r"""Both tasks in one number.
 
@@ -81,12 +94,13 @@ class TaskLoss(nn.Module):
             "dissimilarity": dissimilarity(clear, batch["clear_CHW"], valid_B1HW),
             "cross_entropy": cross_entropy(prediction.logits_BKHW, batch["label_HW"]),
             "dice": dice(prediction.logits_BKHW, batch["label_HW"]),
+            "doubt": doubt(prediction.spread_BCHW, clear - batch["clear_CHW"], valid_B1HW),
         }
         tasks = (
             (self.settings.restoration_weight, parts["charbonnier"] + 0.2 * parts["dissimilarity"]),
             (self.settings.segmentation_weight, parts["cross_entropy"] + 0.5 * parts["dice"]),
         )
-        loss = torch.zeros((), device=clear.device)
+        loss = _DOUBT_WEIGHT * parts["doubt"]
         for index, (weight_of_task, task) in enumerate(tasks):
             if self.log_variance_T is None:
                 loss = loss + weight_of_task * task

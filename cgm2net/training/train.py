@@ -24,9 +24,10 @@ from cgm2net import lineage, model, pictures, tracking
 from cgm2net.compute import progress_bar
 from cgm2net.data.dataset import TileDataset
 from cgm2net.errors import DataError, MetricError
+from cgm2net.evaluation.calibration import fit
 from cgm2net.evaluation.metrics import nest
 from cgm2net.evaluation.report import predicted_samples
-from cgm2net.evaluation.score import score
+from cgm2net.evaluation.score import predict, score
 from cgm2net.files import CACHE_DIR, code_hash, folder_hash, sha256_json, write_json
 from cgm2net.model import weights
 from cgm2net.model.network import CGM2Net, NetworkConfig
@@ -279,11 +280,17 @@ def _write(
     last = {name.removeprefix("val/"): v for name, v in trainer.curves[-1].items() if name.startswith("val/")}
     write_json(out_dir / "metrics.json", nest(last))
     _draw_validation(network, validation, out_dir / "validation.png", settings)
+    scoring = EvaluateSettings(num_threads=settings.num_threads)
+    calibration = fit(
+        predict(network, validation, range(len(validation)), settings=scoring),
+        num_classes=len(validation.classes), cloud_threshold=scoring.cloud_threshold,
+    )  # fmt: skip
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     card = weights.Card(
         config=network.config, optical_bands=tiles.optical_bands, sar_bands=tiles.sar_bands, classes=tiles.classes,
         gsd_m=tiles.gsd_m, data_hash=tiles.data_hash, seed=seed, steps=settings.steps,
         num_parameters=num_parameters, library_version=importlib.metadata.version("cgm2net"),
+        calibration=calibration,
     )  # fmt: skip
     weights.save(out_dir, network, card)
     return TrainReport(

@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
+from rasterio.windows import Window
 
 from cgm2net import raster
 from cgm2net.catalog import COLUMNS, read_scenes, write_scenes
-from cgm2net.data.cloudmask import METHODS, CloudmaskReport, cloudmask, find_cloud
+from cgm2net.data.cloudmask import METHODS, CloudmaskReport, cloud_finder, cloudmask, find_cloud, method_of
 from cgm2net.errors import DataError, GridError, RasterError
 from cgm2net.raster import Raster
 from cgm2net.settings import CloudmaskSettings
@@ -178,3 +181,31 @@ def test_where_no_scene_is_left_the_reasons_are_written_and_told(workspace: Path
 def test_a_mask_on_another_grid_is_refused() -> None:
     with pytest.raises(GridError, match="optical and cloud mask: grids differ"):
         find_cloud("given", optical(), image(np.zeros((1, 4, 4), np.uint8), ("cloud",)), dilation_px=0)
+
+
+class _Image:
+    """An image that is had in windows, as a scene is."""
+
+    def __init__(self, image: Raster, delivered: Raster | None) -> None:
+        self._image, self._delivered, self.grid = image, delivered, image.grid
+
+    def optical(self, window: Window) -> Raster:
+        return self._image.part(window)
+
+    def delivered(self, window: Window) -> Raster | None:
+        return None if self._delivered is None else self._delivered.part(window)
+
+
+@given(*[st.integers(0, SIZE - 1)] * 2, *[st.integers(1, SIZE)] * 2, st.sampled_from(sorted(METHODS)))
+def test_a_window_holds_what_the_whole_holds_there(row: int, col: int, height: int, width: int, method: str) -> None:
+    codes = np.random.default_rng(1).choice([4, 4, 4, 4, 8, 9], (SIZE, SIZE)).astype(np.uint8)
+    delivered = mask(codes if method == "scl" else square(0.5, "float32"))
+    window = Window(col, row, min(width, SIZE - col), min(height, SIZE - row))
+    part = cloud_finder(method, _Image(optical(), delivered), dilation_px=2)(window)
+    np.testing.assert_array_equal(part, find_cloud(method, optical(), delivered, dilation_px=2)[window.toslices()])
+
+
+def test_method_of_a_scene_with_a_mask_and_without() -> None:
+    settings = CloudmaskSettings()
+    assert (method_of(settings, delivered=True), method_of(settings, delivered=False)) == ("given", "simple")
+    assert method_of(CloudmaskSettings(method="scl"), delivered=False) == "scl"

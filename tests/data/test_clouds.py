@@ -11,9 +11,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from cgm2net.data import clouds, synthetic
+from cgm2net.data import synthetic
 from cgm2net.data.cloudmask import find_cloud
-from cgm2net.data.clouds import simple_cloud, simple_shadow
+from cgm2net.data.clouds import simple_cloud
 from cgm2net.errors import RasterError
 
 COVERS = (0.15, 0.3, 0.3, 0.45, 0.6, 0.8, 0.2, 0.5)
@@ -91,64 +91,13 @@ def test_white_roofs_are_no_clouds() -> None:
     assert not (simple_cloud(image, BANDS) > 0.5).any()
 
 
-def with_shadow(row: int, column: int, *, depth: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
-    """Return forest under one cloud at (30-50, 30-55), its shadow (row, column) further; and the shadow's mask."""
-    image = plain("field", size=128)
-    shadow = np.zeros((128, 128), bool)
-    shadow[30 + row : 50 + row, 30 + column : 55 + column] = True
-    image[:, shadow] *= depth
-    image[:, 30:50, 30:55] = np.array(CLOUD)[:, None, None]
-    shadow[30:50, 30:55] = False
-    return image, shadow
-
-
-@pytest.mark.parametrize(("row", "column"), [(25, 30), (-24, 35), (40, 10), (60, 60), (0, -28)])
-def test_a_shadow_is_found_on_its_side(row: int, column: int) -> None:
-    image, true = with_shadow(row, column)
-    found = simple_shadow(image, BANDS, cloud_HW=simple_cloud(image, BANDS), valid_HW=np.ones((128, 128), bool)) > 0.5
-    assert (found & true).sum() / (found | true).sum() > 0.85
-
-
-def test_large_images_are_searched_coarsely_and_the_shadow_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clouds, "_FINE_PX", 64)
-    test_a_shadow_is_found_on_its_side(40, 10)
-    test_a_shadow_is_found_on_its_side(-24, 35)
-
-
-def test_dark_ground_that_no_cloud_shades_is_left_alone() -> None:
-    image = plain("field", size=128)
-    image[:, 30:50, 30:55] = np.array(CLOUD)[:, None, None]
-    image[:, 90:94, :] *= 0.4  # a river, not of the cloud's shape
-    found = simple_shadow(image, BANDS, cloud_HW=simple_cloud(image, BANDS), valid_HW=np.ones((128, 128), bool))
-    assert not (found > 0.5).any()
-
-
-def test_a_wedge_without_data_is_no_shadow() -> None:
-    image, _ = with_shadow(25, 30, depth=1.0)
-    valid = np.ones((128, 128), bool)
-    valid[:, 85:] = False
-    image[:, ~valid] = 0.0
-    cloud = simple_cloud(image, BANDS)
-    assert not (simple_shadow(image, BANDS, cloud_HW=cloud, valid_HW=valid) > 0.5).any()
-    assert (simple_shadow(image, BANDS, cloud_HW=cloud, valid_HW=np.ones_like(valid)) > 0.5).any()  # it would be taken
-
-
-@pytest.mark.parametrize("cloud", [0.0, 1.0])
-def test_without_cloud_or_ground_there_is_no_shadow(cloud: float) -> None:
-    image = plain("field")
-    found = simple_shadow(image, BANDS, cloud_HW=np.full((96, 96), cloud), valid_HW=np.ones((96, 96), bool))
-    assert not found.any()
-
-
 def test_all_values_are_probabilities() -> None:
-    rng = np.random.default_rng(0)
-    image = rng.random((6, 64, 64), np.float32)
+    image = np.random.default_rng(0).random((6, 64, 64), np.float32)
     image[:, :4] = 0
-    cloud = simple_cloud(image, BANDS)
-    for values in (cloud, simple_shadow(image, BANDS, cloud_HW=cloud, valid_HW=np.ones((64, 64), bool))):
-        assert values.dtype == np.float32
-        assert np.isfinite(values).all()
-        assert 0 <= values.min() <= values.max() <= 1
+    values = simple_cloud(image, BANDS)
+    assert values.dtype == np.float32
+    assert np.isfinite(values).all()
+    assert 0 <= values.min() <= values.max() <= 1
 
 
 def test_the_rule_says_which_bands_it_needs() -> None:

@@ -16,9 +16,11 @@ from rasterio.enums import Resampling
 from cgm2net import raster
 from cgm2net.catalog import COLUMNS, FILE_ROLES, read_catalog, read_scenes, write_scenes
 from cgm2net.data import synthetic
-from cgm2net.data.coregister import CoregisterReport, _placed, clear_ground, coregister
+from cgm2net.data.coregister import CoregisterReport, clear_ground, coregister
 from cgm2net.data.shift import measure_shift
+from cgm2net.data.stored import PlacedSar
 from cgm2net.data.synthetic import SceneSpec
+from cgm2net.grids import whole
 from cgm2net.raster import Raster
 from cgm2net.settings import CoregisterSettings
 
@@ -115,7 +117,7 @@ def image(pixels_CHW: np.ndarray, bands: tuple[str, ...], gsd_m: float = 10.0) -
 
 def test_correction_by_whole_pixels_copies_values_and_leaves_a_gap() -> None:
     sar = image(np.arange(2 * 20 * 30, dtype=np.float32).reshape(2, 20, 30), ("VV", "VH"))
-    placed = _placed(sar, sar, 3.0, -2.0)  # content lies 3 right and 2 up of its place
+    placed = PlacedSar(sar, sar.grid, shift_px=(3.0, -2.0)).part(whole(sar.grid))  # it lies 3 right, 2 up of its place
     assert np.array_equal(placed.pixels_CHW[:, 2:, :27], sar.pixels_CHW[:, :18, 3:])
     assert np.isnan(placed.pixels_CHW[:, :2]).all()
     assert np.isnan(placed.pixels_CHW[:, :, 27:]).all()

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cgm2net.data import shift as shift_module
-from cgm2net.data.shift import MAX_WINDOWS, Shift, measure_shift
+from cgm2net.data.pair import ArrayPair, UsableShares
+from cgm2net.data.shift import Shift, measure_shift
 
 LIMITS = {"window_px": 64, "max_shift_px": 8.0, "min_shift_px": 0.25, "min_agreement": 0.35, "max_rmse_px": 1.0}
 
@@ -120,13 +121,6 @@ def test_window_table_is_what_the_verdict_is_made_of() -> None:
     assert (found.windows[0].row, found.windows[0].col, found.windows[0].usable_share) == (32, 32, 1.0)
 
 
-def test_large_scenes_are_measured_in_a_fixed_number_of_windows_evenly_spread() -> None:
-    places = shift_module._places(np.ones((1000, 3000), bool), 64)
-    assert len(places) == MAX_WINDOWS
-    assert {(p.top + 32) * 8 // 1000 for p in places} == set(range(8))
-    assert {(p.left + 32) * 8 // 3000 for p in places} == set(range(8))
-
-
 def test_peak_of_a_quadratic_is_found_exactly() -> None:
     dy, dx = np.mgrid[-4:5, -4:5]
     surface = 1.0 - (dx - 1.25) ** 2 - 0.5 * (dy + 2.4) ** 2 + 0.3 * (dx - 1.25) * (dy + 2.4)
@@ -152,7 +146,9 @@ def test_mutual_information_of_known_tables() -> None:
 
 def test_mutual_information_objects_to_a_move_the_wrong_way() -> None:
     optical, sar = optics_and_sar(dx=4.0)
-    pair = shift_module._Pair(optical, sar, np.ones(optical.shape[1:], bool))
-    places = shift_module._places(pair.usable_HW, 64)
+    pair = ArrayPair(optical, sar, np.ones(optical.shape[1:], bool))
+    shares = UsableShares(pair.shape, window_px=64)
+    shares.add(pair.usable_HW, row=0, col=0)
+    places = shares.places()
     assert shift_module._objection(pair, places, 4.0, 0.0, size=64) == ""
     assert "mutual information" in shift_module._objection(pair, places, -4.0, 0.0, size=64)

@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 
 from cgm2net import raster
 from cgm2net.catalog import COLUMNS, read_scenes, write_scenes
-from cgm2net.data.dataset import ARRAYS
+from cgm2net.data.dataset import ARRAYS, BOUNDS
 from cgm2net.data.tile import SPLITS, TILES_A_SHARD, TileReport, split_regions, tile
 from cgm2net.errors import DataError, GridError
 from cgm2net.files import read_json
@@ -108,6 +108,18 @@ def test_every_tile_is_its_place_in_the_source(rows: list[dict[str, object]]) ->
         "optical": "uint16", "sar": "float32", "reference": "uint16", "cloud": "uint8", "label": "uint8",
         "valid": "bool",
     }  # fmt: skip
+
+
+def test_the_table_says_where_on_earth_a_tile_lies(rows: list[dict[str, object]]) -> None:
+    run(rows)
+    table = pd.read_parquet(OUT / "tiles.parquet").set_index("tile_id")
+    first, right, below = (table.loc[f"s0_{place}", list(BOUNDS)] for place in ("0_0", "0_32", "32_0"))
+    # easting 500 km of UTM 32N is 9 degrees east; 320 m are 0.00407 degrees of longitude at 45.15 north
+    assert first["west"] == pytest.approx(9.0, abs=1e-6)
+    assert first["east"] - first["west"] == pytest.approx(0.320 / (111.32 * np.cos(np.radians(45.15))), rel=0.01)
+    assert first["north"] - first["south"] == pytest.approx(0.320 / 111.13, rel=0.01)
+    assert right["west"] == pytest.approx(first["east"], abs=1e-6)
+    assert below["north"] == pytest.approx(first["south"], abs=1e-6)
 
 
 def test_what_the_store_tells_of_itself(rows: list[dict[str, object]]) -> None:

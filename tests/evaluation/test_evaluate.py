@@ -20,6 +20,7 @@ from cgm2net.evaluation.image_metrics import image_metrics, sum_names
 from cgm2net.evaluation.metrics import flatten
 from cgm2net.evaluation.score import Scores, majority_class, score
 from cgm2net.files import read_json, write_json
+from cgm2net.model.calibration import Calibration
 from cgm2net.model.network import CGM2Net, NetworkConfig, Prediction
 from cgm2net.model.weights import Card, save
 from cgm2net.settings import EvaluateSettings
@@ -69,7 +70,7 @@ class FakeNetwork(nn.Module):
         assert cloud_B1HW.shape == (len(optical_BCHW), 1, *optical_BCHW.shape[2:])
         logits_BKHW = torch.zeros(len(optical_BCHW), len(CLASSES), *(label_shape or optical_BCHW.shape[2:]))
         logits_BKHW[:, self.answer] = 1.0
-        return Prediction(clear_BCHW=optical_BCHW - self.darker, logits_BKHW=logits_BKHW)
+        return Prediction(optical_BCHW - self.darker, logits_BKHW, torch.full_like(optical_BCHW, 0.1))
 
 
 def sample(name: str, *, haze: float = 0.2, cover: float = 0.5, side: int = 16, seed: int = 0) -> dict[str, Any]:
@@ -217,7 +218,8 @@ def stage_folders(tmp_path: Path) -> tuple[Path, Path]:
     config = NetworkConfig(num_optical_bands=3, num_sar_bands=2, num_classes=3)
     torch.manual_seed(0)
     card = Card(
-        config=config, **names, gsd_m=10.0, data_hash="0", seed=0, steps=0, num_parameters=0, library_version="0"
+        config=config, **names, gsd_m=10.0, data_hash="0", seed=0, steps=0, num_parameters=0, library_version="0",
+        calibration=Calibration(interval_clear=(1.5,) * 3, interval_cloudy=(2.0,) * 3),
     )  # fmt: skip
     save(model_dir, CGM2Net(config), card)
     return tiles_dir, model_dir
@@ -226,7 +228,7 @@ def stage_folders(tmp_path: Path) -> tuple[Path, Path]:
 def test_stage_scores_the_test_split_alone(stage_folders: tuple[Path, Path], tmp_path: Path) -> None:
     result = evaluate(*stage_folders, tmp_path / "evaluate", settings=SETTINGS)
     assert result.num_tiles == 3
-    assert [path.name for path in result.files] == list(FILES)
+    assert [path.name for path in result.files] == sorted([*FILES, "page.json", "reliability.csv", "report.html"])
     assert pd.read_parquet(tmp_path / "evaluate/tiles.parquet")["scene_id"].tolist() == ["s3", "s4", "s5"]
     # class 2 is the most frequent in training; in the test split there is only class 1
     assert result.metrics["majority/all/oa"] == 0.0

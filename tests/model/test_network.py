@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cgm2net.errors import ModelError
 from cgm2net.model import weights
+from cgm2net.model.calibration import Calibration
 from cgm2net.model.network import CGM2Net, NetworkConfig
 
 
@@ -100,7 +101,7 @@ def test_every_parameter_gets_a_gradient():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     prediction = network(*inputs(32, 32))
-    (prediction.clear_BCHW.square().sum() + prediction.logits_BKHW.square().sum()).backward()
+    sum(part.square().sum() for part in prediction).backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
 
@@ -119,6 +120,7 @@ def card(network: CGM2Net) -> weights.Card:
         config=network.config, optical_bands=("B02", "B03", "B04", "B08"), sar_bands=("VV", "VH"),
         classes=("a", "b", "c"), gsd_m=10.0, data_hash="0" * 64, seed=0, steps=1,
         num_parameters=sum(p.numel() for p in network.parameters()), library_version="0",
+        calibration=Calibration(interval_clear=(1.5,) * 4, interval_cloudy=(2.0,) * 4),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import torch
 
 from cgm2net.model.network import Prediction
 from cgm2net.settings import TrainSettings
-from cgm2net.training.losses import TaskLoss, charbonnier, cross_entropy, dice, dissimilarity
+from cgm2net.training.losses import TaskLoss, charbonnier, cross_entropy, dice, dissimilarity, doubt
 
 
 def test_charbonnier_is_a_weighted_mean_distance():
@@ -55,12 +55,26 @@ def batch() -> tuple[Prediction, dict[str, torch.Tensor]]:
     cloud[:, :8] = 1.0
     predicted = clear.clone()
     predicted[:, :, :8] += 0.1  # wrong under cloud only
-    prediction = Prediction(predicted, torch.zeros(1, 2, 16, 16))
+    prediction = Prediction(predicted, torch.zeros(1, 2, 16, 16), torch.ones(1, 1, 16, 16))
     tensors = {
         "clear_CHW": clear, "cloud_HW": cloud, "valid_HW": torch.ones(1, 16, 16, dtype=torch.bool),
         "label_HW": torch.zeros(1, 16, 16, dtype=torch.long),
     }  # fmt: skip
     return prediction, tensors
+
+
+def test_doubt_is_least_where_the_spread_is_the_error():
+    error = torch.full((1, 1, 2, 2), 0.1, requires_grad=True)
+    valid = torch.ones(1, 1, 2, 2)
+    valid[..., 0] = 0.0
+    error.data[..., 0] = 5.0  # not measured: no say
+    # |e| / b + log b: 2 + log 0.05, 1 + log 0.1, 0.5 + log 0.2
+    surprise = [doubt(torch.full((1, 1, 2, 2), b), error, valid).item() for b in (0.05, 0.1, 0.2)]
+    assert surprise == pytest.approx([2 + math.log(0.05), 1 + math.log(0.1), 0.5 + math.log(0.2)])
+    assert min(surprise) == surprise[1]
+    spread = torch.full((1, 1, 2, 2), 0.1, requires_grad=True)
+    doubt(spread, error, valid).backward()
+    assert error.grad is None  # the image is not taught by it
 
 
 def test_clouded_pixels_weigh_more():
@@ -75,9 +89,9 @@ def test_task_weights_switch_tasks_off_and_learned_ones_start_as_fixed():
     both, parts = TaskLoss(TrainSettings(restoration_weight=1.0, segmentation_weight=0.5))(prediction, tensors)
     image = parts["charbonnier"] + 0.2 * parts["dissimilarity"]
     classes = parts["cross_entropy"] + 0.5 * parts["dice"]
-    assert both.item() == pytest.approx((image + 0.5 * classes).item())
+    assert both.item() == pytest.approx((image + 0.5 * classes + 0.01 * parts["doubt"]).item())
     one, _ = TaskLoss(TrainSettings(segmentation_weight=0.0))(prediction, tensors)
-    assert one.item() == pytest.approx(image.item())
+    assert one.item() == pytest.approx((image + 0.01 * parts["doubt"]).item())
     learned = TaskLoss(TrainSettings(task_weights="learned"))
     assert learned(prediction, tensors)[0].item() == pytest.approx(both.item())
     assert sum(p.numel() for p in learned.parameters()) == 2

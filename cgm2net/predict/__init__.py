@@ -1,0 +1,1 @@
+"""Whole scenes: what the network makes of them, on disk."""
