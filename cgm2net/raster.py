@@ -21,9 +21,9 @@ from cgm2net.grids import blocks_in, common, describe_grid, inside, part_of, pix
 
 BLOCK_PX = 256
 
+# Longest line of pixels of which GDAL may project but a few and interpolate between: to a thousandth of a pixel. It
+# would allow itself an eighth, and a crop of a scene would see other values.
 _PROJECTED_PX = 64
-"""Longest line of pixels whose ends alone GDAL may project, interpolating between: to a thousandth of a pixel. It would
-allow itself an eighth, and whoever crops a scene would see other values."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +66,7 @@ class Raster:
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the pixels."""
+        """Return the type of the pixels."""
         return self.pixels_CHW.dtype
 
     def part(self, window: Window) -> "Raster":
@@ -106,7 +106,7 @@ def read(path: Path, *, bands: Sequence[str] | None = None, window: Window | Non
     Args:
         path: any file that GDAL opens, with band descriptions as names; a single unnamed band is named ``band1``.
         bands: names to read, in this order; all where none are given.
-        window: part of the file, in pixels; all where none is given.
+        window: part of the file; all where none is given.
 
     Raises:
         RasterError: if the file cannot be opened or read, has no CRS, lacks a band or does not hold the window.
@@ -120,8 +120,7 @@ def read(path: Path, *, bands: Sequence[str] | None = None, window: Window | Non
         if file.crs is None:
             raise RasterError(f"{path}: has no coordinate reference system; write one into the file")
         _require_inside(path, file, window)
-        index = [names.index(name) + 1 for name in chosen]
-        pixels = file.read(index, window=window)
+        pixels = file.read([names.index(name) + 1 for name in chosen], window=window)
         all_of_it = GeoBox((file.height, file.width), file.transform, file.crs)
         grid = all_of_it if window is None else all_of_it[window.toslices()]
         nodata = file.nodata

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import requires
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-    from mlflow.models import ModelSignature
 
 _FILES = (WEIGHTS_FILE, CARD_FILE)
 _ARTIFACT = "model"
-_REQUIREMENTS = ("mlflow", "numba", "numpy", "pydantic", "safetensors", "torch")
+_TAKES = "dict of optical, sar, cloud (B, C, H, W); or a table with columns optical, sar, cloud, scene_id, out of paths"
+_GIVES = "dict of clear, half_width, logits, probabilities; or a table of scene_id, folder, products"
 _MOVES = "alias_move"
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 
@@ -48,8 +49,8 @@ def model_hashes(model_dir: Path) -> dict[str, str]:
 def register_version(model_dir: Path, *, name: str, run_id: str, tags: Mapping[str, str]) -> Version:
     """Make a model version of weights and card, or return the one that these very files have.
 
-    The version holds a pyfunc model from code: this library's sources, the two files, a signature with the named
-    tensors of :mod:`cgm2net.serving`, an input example of two tiles, and pinned requirements. Killed at any point and
+    The version holds a pyfunc model from code: this library's sources, the two files, what :mod:`cgm2net.serving` takes
+    and gives in words, an input example of two tiles, and pinned requirements. Killed at any point and
     called again, it leaves one version.
 
     Args:
@@ -255,25 +256,21 @@ def _save_model(model_dir: Path, saved: Path, *, mlflow_model: object) -> None:
             python_model=code,
             artifacts={_ARTIFACT: str(only)},
             code_paths=[str(Path(__file__).parent)],
-            signature=_signature(card),
+            # No signature can say "arrays or a table of paths"; MLflow would refuse one of the two.
+            signature=False,
             input_example=_input_example(card),
-            pip_requirements=[f"{name}=={installed_version(name).split('+')[0]}" for name in _REQUIREMENTS],
+            metadata={"takes": _TAKES, "gives": _GIVES},
+            pip_requirements=_requirements(),
         )
 
 
-def _signature(card: Card) -> "ModelSignature":
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+def _requirements() -> list[str]:
+    """Return what the library's sources, which lie with the model, need, each in the version that is installed here."""
+    from packaging.requirements import Requirement
 
-    def tensors(**num_channels: int) -> Schema:
-        float32 = np.dtype(np.float32)
-        return Schema([TensorSpec(float32, (-1, count, -1, -1), name) for name, count in num_channels.items()])
-
-    optical, sar = len(card.optical_bands), len(card.sar_bands)
-    return ModelSignature(
-        inputs=tensors(optical=optical, sar=sar, cloud=1), outputs=tensors(clear=optical, logits=len(card.classes))
-    )
+    needed = [Requirement(text) for text in requires("cgm2net") or []]
+    names = sorted(need.name for need in needed if need.marker is None or need.marker.evaluate({"extra": ""}))
+    return [f"{name}=={installed_version(name).split('+')[0]}" for name in names]
 
 
 def _input_example(card: Card) -> "dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]":

@@ -1,16 +1,44 @@
 """The network behind MLflow's pyfunc interface, as a model from code: this file is the model, no object is pickled.
 
-MLflow runs a copy of it that lies with the weights; nothing else imports it. Input and output are dicts of float32
-arrays, named and shaped as the model's signature says (see :func:`cgm2net.registry.register_version`).
+MLflow runs a copy of it that lies with the weights and the library's sources; nothing else imports it. It takes either
+
+* arrays: a dict of ``optical`` (B, C_o, H, W) reflectance 0-1, ``sar`` (B, C_s, H, W) 0-1 and ``cloud`` (B, 1, H, W)
+  0-1, bands in the order of the card, height and width multiples of 8. Over HTTP ``{"inputs": {"optical": …}}``. Or
+* a table of scenes: columns ``optical`` and ``sar`` (paths of rasters), and where wanted ``cloud``, ``scene_id``,
+  ``out`` (folder, ``maps`` by default). Over HTTP ``{"dataframe_records": [{"optical": …}]}``. Paths are below the
+  folder that the environment names in ``CGM2NET_SERVE_ROOT``; without it, and for paths that leave it, the request is
+  refused.
+
+Scoring servers call from several threads; the network works for one at a time.
 """
 
+import os
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlflow
+import numpy as np
+import pandas as pd
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from cgm2net.model import weights
+from cgm2net.errors import CGM2NetError, ModelError
+from cgm2net.files import sha256_file
+from cgm2net.model.calibration import half_width, probabilities
+from cgm2net.predict.model import load_model
+from cgm2net.predict.run import PredictSettings, predict_scene
+from cgm2net.predict.scene import files_as_inputs
+
+ROOT_VARIABLE = "CGM2NET_SERVE_ROOT"
+LIMIT_VARIABLE = "CGM2NET_SERVE_MAX_PIXELS"
+DEFAULT_MAX_PIXELS = 4096 * 4096
+"""Of one request of arrays, over the whole batch."""
+
+_INPUTS = ("optical", "sar", "cloud")
+_COLUMNS = {"optical", "sar", "cloud", "scene_id", "out"}
 
 
 class ServedNetwork(PythonModel):
@@ -18,9 +46,10 @@ class ServedNetwork(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the weights, strictly."""
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network, self.card = weights.load(Path(context.artifacts["model"]))
-        self.network = network.to(self.device)
+        self.model = load_model(context.artifacts["model"])
+        self.settings = PredictSettings()
+        self._turn = threading.Lock()
+        torch.set_num_threads(self.settings.num_threads)
 
     # mlflow reads hints at run time and warns of all that are not lists of records, and of there being none.
     _skip_type_hint_validation = True
@@ -30,17 +59,97 @@ class ServedNetwork(PythonModel):
 
         Args:
             context: not used here.
-            model_input: ``optical`` (B, C_o, H, W) reflectance 0-1 and ``sar`` (B, C_s, H, W) 0-1, bands in the order
-                of the card; ``cloud`` (B, 1, H, W) 0-1.
+            model_input: arrays or a table; see the module.
             params: none are known.
 
         Returns:
-            ``clear`` (B, C_o, H, W) reflectance, not clamped, and ``logits`` (B, K, H', W').
+            Of arrays, a dict of ``clear`` (B, C_o, H, W) reflectance, not clamped, ``half_width`` of its 90 % interval,
+            ``logits`` and ``probabilities`` (B, K, H, W). Of a table, one of ``scene_id``, ``folder`` and ``products``
+            (file name -> SHA-256).
+
+        Raises:
+            MlflowException: ``INVALID_PARAMETER_VALUE`` (400 over HTTP), saying what is wrong with the request.
         """
-        inputs = (torch.from_numpy(model_input[name]).to(self.device) for name in ("optical", "sar", "cloud"))
-        with torch.inference_mode():
-            prediction = self.network(*inputs)
-        return {"clear": prediction.clear_BCHW.cpu().numpy(), "logits": prediction.logits_BKHW.cpu().numpy()}
+        try:
+            if isinstance(model_input, pd.DataFrame):
+                return self._scenes(model_input)
+            return self._arrays(model_input)
+        except CGM2NetError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+
+    def _arrays(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        _require_small(arrays)
+        tensors = [torch.from_numpy(np.asarray(arrays[name], np.float32)).to(self.model.device) for name in _INPUTS]
+        cloud_BHW = tensors[2].flatten(0, 1)
+        with self._turn, torch.inference_mode():
+            prediction = self.model.network(*tensors)
+            calibration = self.model.card.calibration
+            answers = {
+                "clear": prediction.clear_BCHW,
+                "half_width": half_width(prediction.spread_BCHW, cloud_BHW, calibration),
+                "logits": prediction.logits_BKHW,
+                "probabilities": probabilities(prediction.logits_BKHW, cloud_BHW, calibration),
+            }
+            return {name: tensor.cpu().numpy() for name, tensor in answers.items()}
+
+    def _scenes(self, table: pd.DataFrame) -> pd.DataFrame:
+        if unknown := set(table.columns) - _COLUMNS or {"optical", "sar"} - set(table.columns):
+            raise ModelError(
+                f"the table has columns {', '.join(map(str, table.columns))}; wanted optical and sar, and where wanted"
+                f" cloud, scene_id, out (wrong or missing: {', '.join(sorted(map(str, unknown)))})"
+            )
+        rows = [{key: value for key, value in row.items() if isinstance(value, str)} for row in _records(table)]
+        return pd.DataFrame([self._scene(row) for row in rows])
+
+    def _scene(self, row: Mapping[str, str]) -> dict[str, object]:
+        root = _root()
+        files = {role: _below(root, row[role]) for role in _INPUTS if row.get(role)}
+        if missing := {"optical", "sar"} - set(files):
+            raise ModelError(f"a row has no {' and no '.join(sorted(missing))}")
+        out = _below(root, row.get("out") or "maps")
+        inputs = files_as_inputs(
+            row.get("scene_id") or files["optical"].stem, optical=files["optical"], sar=files["sar"],
+            cloud=files.get("cloud"),
+        )  # fmt: skip
+        _below(root, str(out / inputs.scene_id))
+        with self._turn:
+            report = predict_scene(inputs, self.model, out, settings=self.settings)
+        products = {path.name: sha256_file(path) for path in sorted(report.folder.iterdir())}
+        return {"scene_id": inputs.scene_id, "folder": str(report.folder.relative_to(root)), "products": products}
+
+
+def _records(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    return table.to_dict("records")
+
+
+def _require_small(arrays: Mapping[str, Any]) -> None:
+    if set(arrays) != set(_INPUTS):
+        raise ModelError(f"got arrays {', '.join(sorted(arrays))}; wanted {', '.join(_INPUTS)}")
+    limit = int(os.environ.get(LIMIT_VARIABLE, DEFAULT_MAX_PIXELS))
+    for name in _INPUTS:
+        shape = np.shape(arrays[name])
+        if len(shape) != 4:
+            raise ModelError(f"{name} has shape {shape}; wanted (batch, bands, height, width)")
+        if (pixels := shape[0] * shape[2] * shape[3]) > limit:
+            raise ModelError(
+                f"{name} has {pixels} pixels, at most {limit} are taken at once ({LIMIT_VARIABLE}); send less at once,"
+                " or a table of raster paths"
+            )
+
+
+def _root() -> Path:
+    root = os.environ.get(ROOT_VARIABLE)
+    if not root:
+        raise ModelError(f"this server takes no paths: {ROOT_VARIABLE} names no folder that it may read and write")
+    return Path(root).resolve()
+
+
+def _below(root: Path, path: str) -> Path:
+    """Return a path below the root, links followed; a relative one is meant from there."""
+    found = (root / path).resolve()
+    if not found.is_relative_to(root):
+        raise ModelError(f"path {path!r} leads out of the folder that this server may use")
+    return found
 
 
 mlflow.models.set_model(ServedNetwork())

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 from affine import Affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
@@ -29,6 +29,7 @@ def test_a_part_lies_where_it_lies_in_the_whole_even_beyond() -> None:
     assert part_of(whole, grids.whole(whole)) == whole
 
 
+@settings(deadline=None)
 @given(*[st.integers(-30, 60)] * 2, *[st.integers(1, 50)] * 2)
 def test_what_two_windows_share_is_the_same_pixels_in_both(col: int, row: int, width: int, height: int) -> None:
     image = np.arange(40 * 50).reshape(40, 50)
@@ -47,6 +48,7 @@ def test_windows_end_at_the_grid() -> None:
     assert padded(whole, Window(5, 50, 10, 10), by_px=8) == Window(0, 42, 23, 26)
 
 
+@settings(deadline=None)
 @given(*[st.integers(-300, 1500)] * 2, *[st.integers(1, 1100)] * 2)
 def test_blocks_are_counted_from_the_corner_and_cover_what_a_window_shows(
     col: int, row: int, width: int, height: int

@@ -13,12 +13,13 @@ from cgm2net.raster import Raster, Source, Warped
 
 
 def to_dn(image: Raster) -> Raster:
-    """Return DN as uint16, 0 where nothing was measured only: what lies below 1 (dark, offset removed) becomes 1."""
-    dn_CHW = np.where(image.valid_HW, image.pixels_CHW, 1)
+    """Return DN as uint16, 0 where nothing was measured; what was computed and lies below 1 (dark ground, its offset
+    taken away) becomes 1, what was stored stays as it is."""
+    dn_CHW = image.pixels_CHW
     if dn_CHW.dtype != np.uint16:
-        dn_CHW = np.clip(np.rint(dn_CHW), 1, np.iinfo(np.uint16).max).astype(np.uint16)
-    stored_CHW = np.where(image.valid_HW, np.maximum(dn_CHW, 1), sensors.OPTICAL_NODATA)
-    return replace(image, pixels_CHW=np.asarray(stored_CHW, np.uint16))
+        known_CHW = np.where(image.valid_HW, dn_CHW, 1)
+        dn_CHW = np.clip(np.rint(known_CHW), 1, np.iinfo(np.uint16).max).astype(np.uint16)
+    return replace(image, pixels_CHW=np.where(image.valid_HW, dn_CHW, np.uint16(sensors.OPTICAL_NODATA)))
 
 
 def to_codes(image: Raster, *, what: str) -> Raster:

@@ -19,6 +19,8 @@ from cgm2net.raster import Raster
 Role = Literal["optical", "sar", "cloud"]
 
 _CACHE_BYTES = 16 << 20
+_LOOK_PX = 512
+_LAST_CLASS = 11  # of a Sentinel-2 scene classification
 _STRIP_PX = 1 << 20  # of an image that is looked through from top to bottom
 
 
@@ -61,13 +63,26 @@ class FileBands:
         self._decode: Callable[[Raster, Window], Raster] = {
             "optical": self._as_dn, "sar": self._as_decibel, "cloud": self._as_codes,
         }[role]  # fmt: skip
+        self.classified = role == "cloud" and _is_classified(datasets[files[0].path])
+        "Whether a mask is a scene classification."
+        self._require_usable(datasets)
         self._border: Border | None = None
-        if role == "cloud":
-            mask = datasets[files[0].path]
-            require_codes("cloud", num_bands=mask.count, nodata=mask.nodata, path=files[0].path)
         if role == "sar":
             self._border = self._find_border()
         self.dtype = self.part(Window(0, 0, 1, 1)).dtype
+
+    def _require_usable(self, datasets: Mapping[str, rasterio.DatasetReader]) -> None:
+        for file in self.files:
+            dataset = datasets[file.path]
+            if not 1 <= file.index <= dataset.count:
+                raise RasterError(
+                    f"{file.path}: has {dataset.count} bands, band {file.index} was asked for {file.name}"
+                )
+            if np.dtype(dataset.dtypes[file.index - 1]).kind not in "uif":
+                raise RasterError(f"{file.path}: holds {dataset.dtypes[file.index - 1]} values, wanted real numbers")
+            if self.role == "cloud":  # in a classification 0 is no class but no data
+                nodata = None if self.classified else dataset.nodata
+                require_codes("cloud", num_bands=dataset.count, nodata=nodata, path=file.path)
 
     def part(self, window: Window) -> Raster:
         """Return what lies in a window, which must not reach beyond.
@@ -142,6 +157,15 @@ class FileBands:
             strip = Window(0, row, width, min(rows, height - row))
             border.add(self._without_power(self._stored(strip)).pixels_CHW)
         return border
+
+
+def _is_classified(mask: rasterio.DatasetReader) -> bool:
+    """Look at every n-th pixel: whole numbers up to 11, and not 0 and 1 alone, are classes of Sentinel-2."""
+    if np.dtype(mask.dtypes[0]).kind not in "ui":
+        return False
+    codes = mask.read(1, out_shape=(min(mask.height, _LOOK_PX), min(mask.width, _LOOK_PX)))
+    known = codes[codes != sensors.LABEL_IGNORE]
+    return bool(known.size) and 1 < int(known.max()) <= _LAST_CLASS
 
 
 def small_cache() -> rasterio.Env:

@@ -63,7 +63,7 @@ def prepare(
         scene: opened scene.
         folder: gets ``cloud.tif``.
         coregister: when a shift is believed; its bands are not used, the scene's are.
-        cloudmask: how clouds are found.
+        cloudmask: how clouds are found; by ``given_or_simple`` a delivered classification is read as one.
         progress: is told of every block.
 
     Raises:
@@ -71,6 +71,8 @@ def prepare(
     """
     steps = _Steps(progress, total=2 * sum(1 for _ in _blocks(scene)) + 1)
     method = method_of(cloudmask, delivered=scene.inputs.cloud is not None)
+    if cloudmask.method == "given_or_simple" and scene.classified:
+        method = "scl"
     path = folder / CLOUD_FILE
     with small_cache():
         cover = _write_cloud(scene, path, method, dilation_px=cloudmask.dilation_px, steps=steps)

@@ -131,6 +131,11 @@ class Scene:
         """Grids of the SAR files."""
         return tuple(source.grid for source in self._sar)
 
+    @property
+    def classified(self) -> bool:
+        """Whether the delivered mask is a scene classification."""
+        return any(source.classified for source in self._cloud)
+
     def __enter__(self) -> "Scene":
         return self
 
@@ -143,7 +148,7 @@ class Scene:
         """Return DN as uint16, the card's bands in its order; 0 and invalid where nothing was measured."""
         parts = [source.part(window) for source in self._optical_on]
         image = _joined(parts, self.card.optical_bands)
-        return replace(image, pixels_CHW=np.where(image.valid_HW, np.maximum(image.pixels_CHW, 1), 0))
+        return replace(image, pixels_CHW=np.where(image.valid_HW, image.pixels_CHW, 0))
 
     def sar(self, window: Window, *, shift_px: tuple[float, float] = (0.0, 0.0)) -> Raster:
         """Return dB as float32, the card's bands in its order; NaN and invalid where nothing was measured.
@@ -174,6 +179,8 @@ class Scene:
         """Open the files of the wanted bands, those on one grid together."""
         by_name = {file.name: file for file in files}
         missing = [name for name in wanted if name not in by_name]
+        if len(by_name) < len(files):
+            raise RasterError(f"scene {self.inputs.scene_id}: {role} has two bands of one name; give each its own")
         if missing:
             raise RasterError(
                 f"scene {self.inputs.scene_id}: {role} has bands {', '.join(by_name)}, lacks {', '.join(missing)};"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from affine import Affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
@@ -196,6 +196,7 @@ class _Image:
         return None if self._delivered is None else self._delivered.part(window)
 
 
+@settings(deadline=None)
 @given(*[st.integers(0, SIZE - 1)] * 2, *[st.integers(1, SIZE)] * 2, st.sampled_from(sorted(METHODS)))
 def test_a_window_holds_what_the_whole_holds_there(row: int, col: int, height: int, width: int, method: str) -> None:
     codes = np.random.default_rng(1).choice([4, 4, 4, 4, 8, 9], (SIZE, SIZE)).astype(np.uint8)

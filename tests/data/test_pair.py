@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.windows import Window
 
@@ -31,6 +31,7 @@ def test_windows_stand_half_overlapping_where_a_quarter_is_usable() -> None:
     ]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), *[st.lists(st.integers(1, 89), max_size=6)] * 2, st.sampled_from([20, 33, 90, 120]))
 def test_blocks_give_what_the_whole_gives(seed: int, rows: list[int], cols: list[int], size: int) -> None:
     usable = np.random.default_rng(seed).random((90, 110)) < 0.4

@@ -1,5 +1,6 @@
 """What stored bands become: found by name, in DN and dB, with what was not measured left out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,14 @@ def test_a_border_of_0_db_is_no_measurement_in_any_window(tmp_path: Path) -> Non
         assert not valid[:, :5].any()
         assert valid[:, 5:].all()
         np.testing.assert_array_equal(scene.sar(Window(3, 20, 30, 30)).valid_HW, valid[20:50, 3:33])
+
+
+def test_bands_that_are_not_there_twice_there_or_no_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RasterError, match="scene s: optical has two bands of one name"):
+        opened(tmp_path, DN, DB, names=(*BANDS[:5], "B02"))
+    with pytest.raises(RasterError, match=r"sar\.tif: holds complex64 values, wanted real numbers"):
+        opened(tmp_path, DN, DB.astype(np.complex64))
+    inputs = opened(tmp_path, DN, DB).inputs
+    wrong = (*inputs.optical[:5], replace(inputs.optical[5], index=7))
+    with pytest.raises(RasterError, match=r"optical\.tif: has 6 bands, band 7 was asked for B12"):
+        open_scene(replace(inputs, optical=wrong), CARD)

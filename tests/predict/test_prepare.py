@@ -139,8 +139,9 @@ def test_a_given_mask_is_taken_and_a_classification_by_its_codes(files: dict[str
     codes = np.where(shares > 0.6, 9, 4).astype(np.uint8)
     with with_mask(files, tmp_path, codes) as scene:
         with pytest.raises(RasterError, match=r"values from 4 to 9, expected 0-1; .* is read by method `scl`"):
-            prepared(scene, tmp_path)
-        made = prepared(scene, tmp_path, method="scl", dilation_px=1)
+            prepared(scene, tmp_path, method="given")
+        made = prepared(scene, tmp_path, dilation_px=1)
+        assert made.cloud_method == "scl"
         delivered = raster.read(tmp_path / "mask.tif")
         expected = find_cloud("scl", raster.read(files["optical"]), delivered, dilation_px=1)
         np.testing.assert_array_equal(made.cloud(whole(scene.grid))[valid], expected[valid])

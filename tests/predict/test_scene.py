@@ -164,7 +164,12 @@ def test_a_delivered_mask_comes_by_nearest_neighbour(folder: Path, tmp_path: Pat
     assert np.isnan(mask.pixels_CHW[0, 20:]).all()
     with open_scene(files_as_inputs("s", **files), CARD) as scene:
         assert scene.delivered(Window(10, 380, 100, 60)) is None
-    write(tmp_path / "zero.tif", classes, ("cloud",), coarse, nodata=0)
+    write(tmp_path / "zero.tif", classes, ("SCL",), coarse, nodata=0)  # a class of its own: no data
+    with open_scene(files_as_inputs("s", **files, cloud=tmp_path / "zero.tif"), CARD) as scene:
+        mask = scene.delivered(Window(0, 0, 620, 400))
+    assert mask is not None
+    np.testing.assert_array_equal(mask.valid_HW[:, :610], (classes[0] > 0).repeat(2, 0).repeat(2, 1)[:, :610])
+    write(tmp_path / "zero.tif", classes % 2, ("cloud",), coarse, nodata=0)
     with pytest.raises(RasterError, match=r"zero\.tif: cloud declares 0 as nodata"):
         open_scene(files_as_inputs("s", **files, cloud=tmp_path / "zero.tif"), CARD)
 
