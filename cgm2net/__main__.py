@@ -166,7 +166,7 @@ def predict(**options: Any) -> None:
 @click.option("--model", "uri", default="models:/cgm2net@champion", show_default=True, help="Or a folder of weights.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder.")
 @click.option("--format", "formats", type=click.Choice(["onnx", "torch"]), multiple=True, default=["onnx", "torch"])
-def export(uri: str, out: Path, formats: tuple[str, ...]) -> None:
+def export(uri: str, out: Path, formats: tuple[Any, ...]) -> None:
     """Write the network as ONNX and torch.export programs; print how far they are from it."""
     from cgm2net.predict.command import export as command
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from cgm2net.errors import SettingsError
 from cgm2net.predict.batch import BatchReport, is_done, predict_scenes
+from cgm2net.predict.export import ExportReport, Format
+from cgm2net.predict.export import export as write_forms
 from cgm2net.predict.inputs import from_catalog, from_folder, from_items
 from cgm2net.predict.model import LoadedModel, load_model, model_folder
 from cgm2net.predict.run import PredictSettings, SceneReport, predict_scene
@@ -63,11 +65,9 @@ def _one(inputs: SceneInputs, model: LoadedModel, out: Path, *, settings: Predic
     return predict_scene(inputs, model, out, settings=settings)
 
 
-def export(uri: str, out: Path, *, formats: Sequence[str]) -> object:
+def export(uri: str, out: Path, *, formats: Sequence[Format]) -> ExportReport:
     """Write a model in other forms; see ``python -m cgm2net export -h``."""
-    from cgm2net.model.export import export as write
-
-    return write(model_folder(uri), out, formats=formats)
+    return write_forms(model_folder(uri), out, formats=formats)
 
 
 def _settings(

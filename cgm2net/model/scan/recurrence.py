@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgm2net.model.scan.backends import is_traced
-
 CHUNK = 16
 """Steps taken one after another by :func:`scan_chunked`; also the number of nodes that it adds to an exported graph."""
 
@@ -67,7 +65,14 @@ def scan_chunked(x_BLKD: Tensor, delta_BLKD: Tensor, A_KDN: Tensor, B_BLKN: Tens
         state_BMKDN = torch.addcmul(write_BMKDN, decay_BMKDN, state_BMKDN)
         y_TBMKD.append((state_BMKDN @ C_BMKN[..., None])[..., 0])
     y_BLKD = torch.stack(y_TBMKD, dim=2).flatten(1, 2)
-    return y_BLKD.index_select(1, torch.arange(length, device=y_BLKD.device)) if is_traced() else y_BLKD[:, :length]
+    if _is_fixed(length):
+        return y_BLKD[:, :length]
+    return y_BLKD.index_select(1, torch.arange(length, device=y_BLKD.device))
+
+
+def _is_fixed(size: object) -> bool:
+    """Whether a size is a number, and not the symbol of an open one in a traced graph."""
+    return isinstance(size, int)
 
 
 def _cut(t_BLKD: Tensor) -> Tensor:
@@ -78,7 +83,7 @@ def _cut(t_BLKD: Tensor) -> Tensor:
     is slow, so it is not used elsewhere.
     """
     length = t_BLKD.shape[1]
-    if not is_traced():
+    if _is_fixed(length):
         padded_BLKD = F.pad(t_BLKD, (0, 0, 0, 0, 0, -length % CHUNK))
         return padded_BLKD.reshape(t_BLKD.shape[0], -1, CHUNK, *t_BLKD.shape[2:])
     starts_M1 = torch.arange(length // CHUNK + 2, device=t_BLKD.device)[:, None] * CHUNK
@@ -90,7 +95,7 @@ def _cut(t_BLKD: Tensor) -> Tensor:
 def _carry_in(decay_BMKDN: Tensor, end_BMKDN: Tensor) -> Tensor:
     """State at the start of each chunk, from each chunk's total decay and its end state when started from zero."""
     chunks = end_BMKDN.shape[1]
-    levels = TRACED_LEVELS if is_traced() else (chunks - 1).bit_length()
+    levels = (chunks - 1).bit_length() if _is_fixed(chunks) else TRACED_LEVELS
     for level in range(levels):
         earlier_BMKDN = _delay(end_BMKDN, 1 << level, fill=0.0)
         end_BMKDN = torch.addcmul(end_BMKDN, decay_BMKDN, earlier_BMKDN)
