@@ -46,5 +46,5 @@ check: install
 # torch's CUDA libraries stay out of the lock: torch pins them itself, and a CPU build has none.
 lock:
 	$(PYTHON) -m venv --clear .cache/lock
-	.cache/lock/bin/pip install torch==2.13.0 setuptools wheel '.[pipelines,dev]'
+	.cache/lock/bin/pip install torch==2.13.0 setuptools wheel '.[pipelines,export,dev]'
 	.cache/lock/bin/pip freeze --exclude-editable --all --exclude cgm2net --exclude pip | sed 's/+cpu$$//' > requirements.lock

@@ -5,11 +5,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 
 from cgm2net.catalog import read_catalog, read_scenes
 from cgm2net.data import synthetic
 from cgm2net.evaluation.metrics import flatten
 from cgm2net.files import read_json
+from cgm2net.predict.model import load_model
+from cgm2net.predict.run import PredictSettings, predict_scene
+from cgm2net.predict.scene import files_as_inputs
+from cgm2net.predict.windows import WINDOW_PX, phases, starts
+from cgm2net.raster import read_grid
 
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = ROOT / "artifacts"
@@ -64,3 +70,39 @@ def test_the_network_beats_the_trivial_answers_under_cloud(catalog):
     assert metrics["cloudy/psnr"] >= metrics["copy/cloudy/psnr"] + 6.0
     assert metrics["cloudy/miou"] >= 0.55
     assert metrics["cloudy/miou"] >= 2 * metrics["majority/cloudy/miou"]
+
+
+def test_the_networks_doubt_means_something_in_regions_it_never_saw(catalog):
+    metrics = flatten(read_json(ARTIFACTS / "evaluate/metrics.json"))
+    for group in ("all", "clear", "cloudy"):
+        assert metrics[f"{group}/ece"] < 0.05
+        assert 0.85 <= metrics[f"{group}/coverage"] <= 0.95
+
+
+def test_no_seam_shows_where_windows_begin_and_end(catalog, tmp_path):
+    """Steps from pixel to pixel at the windows' borders are those of the same scene with its windows elsewhere."""
+    spec = synthetic.SceneSpec(region=50, date="2024-07-01", size_px=640, cover=0.4, seed=11)
+    model = load_model(str(ARTIFACTS / "train"))
+    images, grids = [], []
+    for moved_px in (0, 96):  # half of what lies between two windows
+        folder = tmp_path / str(moved_px)
+        folder.mkdir()
+        files = {role: folder / f"{role}.tif" for role in ("optical", "sar")}
+        for role, path in files.items():
+            synthetic.write(synthetic.uri(role, spec), path)
+            with rasterio.open(path, "r+") as file:
+                move = rasterio.Affine.translation(10 * moved_px, -10 * moved_px)
+                file.transform = move @ file.transform
+        report = predict_scene(files_as_inputs("s", **files), model, folder, settings=PredictSettings(num_threads=1))
+        with rasterio.open(report.folder / "restored.tif") as file:
+            images.append(file.read().astype(float))
+        grids.append(read_grid(files["optical"]))
+    for axis, phase in enumerate(phases(grids[0]), start=1):
+        begin = starts(640, phase)
+        borders = [place - 1 for s in begin for place in (s, s + WINDOW_PX) if 0 < place < 640]
+        assert len(borders) >= 4
+        here, elsewhere = (
+            np.abs(np.diff(image, axis=axis)).mean(axis=tuple({0, 1, 2} - {axis}))[borders] for image in images
+        )
+        assert here.mean() <= 1.02 * elsewhere.mean()
+        assert (here <= 1.1 * elsewhere).all()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgm2net.errors import BackendError, ModelError
 from cgm2net.model import weights
@@ -80,7 +80,7 @@ def export(
     _log.info("export: tracing")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its tree specs
-        program = torch.export.export(network, example, dynamic_shapes=(batch, batch, batch), strict=False)
+        program = torch.export.export(_Plain(network), example, dynamic_shapes=(batch, batch, batch), strict=False)
     out_dir.mkdir(parents=True, exist_ok=True)
     parity: dict[Format, dict[str, float]] = {}
     for form in formats:
@@ -93,6 +93,17 @@ def export(
     if not worst <= TOLERANCE:
         raise ModelError(f"{out_dir}: an exported form is off by {worst:.1e}, at most {TOLERANCE:.0e} is let pass")
     return ExportReport(folder=out_dir, window_px=window_px, parity=parity)
+
+
+class _Plain(nn.Module):
+    """The network, answering in a plain tuple: torch saves no other library's records."""
+
+    def __init__(self, network: CGM2Net) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, optical: Tensor, sar: Tensor, cloud: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.network(optical, sar, cloud))
 
 
 _Answer = Callable[[tuple[Tensor, ...]], Sequence[np.ndarray]]
