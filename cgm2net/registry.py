@@ -269,8 +269,9 @@ def _requirements() -> list[str]:
     from packaging.requirements import Requirement
 
     needed = [Requirement(text) for text in requires("cgm2net") or []]
-    names = sorted(need.name for need in needed if need.marker is None or need.marker.evaluate({"extra": ""}))
-    return [f"{name}=={installed_version(name).split('+')[0]}" for name in names]
+    here = [need for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})]
+    named = {need.name: f"{need.name}[{','.join(sorted(need.extras))}]" if need.extras else need.name for need in here}
+    return [f"{text}=={installed_version(name).split('+')[0]}" for name, text in sorted(named.items())]
 
 
 def _input_example(card: Card) -> "dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]":

@@ -73,13 +73,12 @@ class ServedNetwork(PythonModel):
         try:
             if isinstance(model_input, pd.DataFrame):
                 return self._scenes(model_input)
-            return self._arrays(model_input)
+            return self._arrays(_checked(model_input))
         except CGM2NetError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
 
-    def _arrays(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        _require_small(arrays)
-        tensors = [torch.from_numpy(np.asarray(arrays[name], np.float32)).to(self.model.device) for name in _INPUTS]
+    def _arrays(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        tensors = [torch.from_numpy(arrays[name]).to(self.model.device) for name in _INPUTS]
         cloud_BHW = tensors[2].flatten(0, 1)
         with self._turn, torch.inference_mode():
             prediction = self.model.network(*tensors)
@@ -98,6 +97,8 @@ class ServedNetwork(PythonModel):
                 f"the table has columns {', '.join(map(str, table.columns))}; wanted optical and sar, and where wanted"
                 f" cloud, scene_id, out (wrong or missing: {', '.join(sorted(map(str, unknown)))})"
             )
+        if table.empty:
+            raise ModelError("the table has no row; wanted one a scene")
         rows = [{key: value for key, value in row.items() if isinstance(value, str)} for row in _records(table)]
         return pd.DataFrame([self._scene(row) for row in rows])
 
@@ -122,19 +123,32 @@ def _records(table: pd.DataFrame) -> list[dict[Any, Any]]:
     return table.to_dict("records")
 
 
-def _require_small(arrays: Mapping[str, Any]) -> None:
-    if set(arrays) != set(_INPUTS):
-        raise ModelError(f"got arrays {', '.join(sorted(arrays))}; wanted {', '.join(_INPUTS)}")
+def _checked(arrays: Any) -> dict[str, np.ndarray]:
+    """Return the arrays of a request as float32, refused before any work if they are wrong, large or not finite."""
+    if not isinstance(arrays, Mapping) or set(arrays) != set(_INPUTS):
+        got = ", ".join(sorted(map(str, arrays))) if isinstance(arrays, Mapping) else type(arrays).__name__
+        raise ModelError(f"got {got}; wanted a dict of the arrays {', '.join(_INPUTS)}, or a table of paths")
     limit = int(os.environ.get(LIMIT_VARIABLE, DEFAULT_MAX_PIXELS))
-    for name in _INPUTS:
-        shape = np.shape(arrays[name])
-        if len(shape) != 4:
-            raise ModelError(f"{name} has shape {shape}; wanted (batch, bands, height, width)")
-        if (pixels := shape[0] * shape[2] * shape[3]) > limit:
-            raise ModelError(
-                f"{name} has {pixels} pixels, at most {limit} are taken at once ({LIMIT_VARIABLE}); send less at once,"
-                " or a table of raster paths"
-            )
+    try:
+        numbers = {name: np.asarray(arrays[name], np.float32) for name in _INPUTS}
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the arrays are not of numbers in rows of equal length: {error}") from error
+    return {name: _small(name, array, limit=limit) for name, array in numbers.items()}
+
+
+def _small(name: str, array: np.ndarray, *, limit: int) -> np.ndarray:
+    if array.ndim != 4:
+        raise ModelError(f"{name} has shape {array.shape}; wanted (batch, bands, height, width)")
+    if (pixels := array.shape[0] * array.shape[2] * array.shape[3]) > limit:
+        raise ModelError(
+            f"{name} has {pixels} pixels, at most {limit} are taken at once ({LIMIT_VARIABLE}); send less at once, or a"
+            " table of raster paths"
+        )
+    if not np.isfinite(array).all():
+        raise ModelError(
+            f"{name} holds values that are no finite numbers; wanted 0-1, and cloud 1 where nothing is known"
+        )
+    return array
 
 
 def _root() -> Path:
@@ -146,8 +160,7 @@ def _root() -> Path:
 
 def _below(root: Path, path: str) -> Path:
     """Return a path below the root, links followed; a relative one is meant from there."""
-    found = (root / path).resolve()
-    if not found.is_relative_to(root):
+    if "\0" in path or not (found := (root / path).resolve()).is_relative_to(root):
         raise ModelError(f"path {path!r} leads out of the folder that this server may use")
     return found
 

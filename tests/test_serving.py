@@ -165,6 +165,7 @@ def test_a_table_of_paths_gives_the_bytes_of_the_command(server: str, saved: Pat
         ({"optical": "optical.tif", "sar": "sar.tif", "out": "../elsewhere"}, "leads out of the folder"),
         ({"optical": "optical.tif", "sar": "sar.tif", "scene_id": "../../x"}, "leads out of the folder"),
         ({"optical": "optical.tif", "sar": "optical.tif"}, "lacks VV, VH"),
+        ({"optical": "optical.tif\0", "sar": "sar.tif"}, "leads out of the folder"),
         ({"optical": "optical.tif"}, "wrong or missing: sar"),
         ({"optical": "none.tif", "sar": "sar.tif"}, "cannot be read as a raster"),
     ],
@@ -183,7 +184,15 @@ def test_requests_that_are_too_large_or_wrong_are_refused_and_say_so(server: str
     status, text = ask(server, {"inputs": odd})
     assert (status, "stride of 8" in text) == (400, True)
     status, text = ask(server, {"inputs": {"optical": [[[[0.0]]]]}})
-    assert (status, "wanted optical, sar, cloud" in text) == (400, True)
+    assert (status, "got optical; wanted a dict of the arrays optical, sar, cloud" in text) == (400, True)
+    status, text = ask(server, {"inputs": [[1, 2], [3, 4]]})
+    assert (status, "wanted a dict of the arrays" in text, "Traceback" in text) == (400, True, False)
+    holed = {name: array.tolist() for name, array in arrays(0).items()}
+    holed["sar"][0][0][0][0] = None
+    status, text = ask(server, {"inputs": holed})
+    assert (status, "sar holds values that are no finite numbers" in text) == (400, True)
+    status, text = ask(server, {"dataframe_split": {"columns": ["optical", "sar"], "data": []}})
+    assert (status, "the table has no row" in text) == (400, True)
 
 
 def test_the_server_describes_itself(server: str) -> None:
