@@ -95,11 +95,11 @@ def register() -> None:
     """Register the model; promote it if it beats the champion by the rule."""
     from cgm2net.register import register as stage
 
-    tiles, model, scores = (ARTIFACTS / name for name in ("tile", "train", "evaluate"))
+    verdicts, tiles, model, scores = (ARTIFACTS / name for name in ("validate", "tile", "train", "evaluate"))
     _run(
         "register",
         lambda settings, out: stage(
-            tiles, model, scores, out, settings=settings.register_, evaluate_settings=settings.evaluate
+            verdicts, tiles, model, scores, out, settings=settings.register_, evaluate_settings=settings.evaluate
         ),
     )
 
@@ -163,6 +163,25 @@ def predict(**options: Any) -> None:
 
 
 @main.command()
+@click.argument("scene", required=False)
+@click.option("--optical", type=click.Path(path_type=Path), help="In place of SCENE: cloudy image, as `predict` takes.")
+@click.option("--sar", type=click.Path(path_type=Path), help="SAR image of the same ground.")
+@click.option("--cloud", type=click.Path(path_type=Path), help="Cloud mask, if there is one.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Gets explain_TILE.png and .json.")
+@click.option("--model", "uri", default=str(ARTIFACTS / "train"), show_default=True, help="Or models:/NAME@ALIAS.")
+@click.option("--tiles", type=click.Path(path_type=Path), default=ARTIFACTS / "tile", show_default=True)
+def explain(scene: str | None, **options: Any) -> None:
+    """Draw what the network did with SCENE, part by part.
+
+    SCENE is a tile, or a scene, of which the most clouded tile is taken; of files it is the window of 256 px that is
+    nearest to half clouded.
+    """
+    from cgm2net.predict.command import explain as command
+
+    _guard(lambda: command(scene, **options))
+
+
+@main.command()
 @click.option("--model", "uri", default="models:/cgm2net@champion", show_default=True, help="Or a folder of weights.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder.")
 @click.option("--format", "formats", type=click.Choice(["onnx", "torch"]), multiple=True, default=["onnx", "torch"])
@@ -171,6 +190,23 @@ def export(uri: str, out: Path, formats: tuple[Any, ...]) -> None:
     from cgm2net.predict.command import export as command
 
     _guard(lambda: command(uri, out, formats=formats))
+
+
+@main.command()
+@click.option("--suite", type=click.Choice(["baselines", "ablations"]), required=True)
+@click.option("--seeds", default=3, show_default=True, help="Trainings of each network.")
+@click.option("--budget", "budgets", type=click.Choice(["steps", "time"]), multiple=True, default=["steps", "time"])
+@click.option("--only", multiple=True, help="Names of variants; all of the suite by default.")
+@click.option("--jobs", "num_jobs", default=1, show_default=True, help="Trainings at once.")
+@click.option("--threads", "num_threads", type=int, help="Of each training; train.num_threads by default.")
+@click.option("--steps", type=int, help="Instead of train.steps.")
+@click.option("--tiles", type=click.Path(path_type=Path), default=ARTIFACTS / "tile", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
+def compare(**options: Any) -> None:
+    """Train and judge networks on the same tiles, budgets and seeds; goes on where it was interrupted."""
+    from cgm2net.comparison.command import compare_by_settings as command
+
+    _guard(lambda: command(read_settings(PARAMS), **options))
 
 
 def _write_catalog(table: Any, out: Path) -> str:

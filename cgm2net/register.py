@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cgm2net import registry
+from cgm2net.catalog import read_scenes
 from cgm2net.data.dataset import TileDataset
 from cgm2net.errors import DataError, MetricError, ModelError
 from cgm2net.evaluation.metrics import flatten
@@ -17,10 +18,10 @@ from cgm2net.evaluation.page_parts import read_parts
 from cgm2net.evaluation.score import score
 from cgm2net.files import read_json, sha256_file, sha256_json, write_json
 from cgm2net.lineage import lineage_tags
-from cgm2net.model.weights import load
 from cgm2net.registry import Version
 from cgm2net.settings import EvaluateSettings, RegisterSettings
-from cgm2net.tracking import attach
+from cgm2net.tracking import Run, attach
+from cgm2net.weights import load
 
 _LOWER_IS_BETTER = ("mae", "rmse", "sam", "ece")
 _DECISION = "decision"
@@ -103,7 +104,11 @@ class _Test:
             with tempfile.TemporaryDirectory() as folder:
                 model_dir = Path(folder) / "champion"
                 registry.download_version(version, model_dir)
-                kept = dict(self.rescore(model_dir, self.tiles_dir, settings=self.settings))
+                try:
+                    kept = dict(self.rescore(model_dir, self.tiles_dir, settings=self.settings))
+                except ModelError as error:  # which temporary folder it lay in helps no one
+                    where = f"version {version.number} of {version.name}"
+                    raise ModelError(str(error).replace(str(model_dir), where)) from error
             require_metrics(kept, self.wanted, where=f"version {version.number} of {version.name}, judged again")
             registry.tag_version(version, tags={self.tag: json.dumps(kept, sort_keys=True)})
         return kept
@@ -127,6 +132,7 @@ def score_model(model_dir: Path, tiles_dir: Path, *, settings: EvaluateSettings)
 
 
 def register(
+    validate_dir: Path,
     tiles_dir: Path,
     model_dir: Path,
     evaluate_dir: Path,
@@ -138,9 +144,11 @@ def register(
 ) -> RegisterReport:
     """Register a model version as challenger, and make it the champion if the rule says so.
 
-    Killed at any point and run again, it makes no second version and gives the same decision.
+    Killed at any point and run again, it makes no second version and gives the same decision. The run in MLflow gets
+    the decision, the report and what validation said of the scenes, and a description that leads to them.
 
     Args:
+        validate_dir: folder of the stage ``validate``, for the run's readers; the decision does not depend on it.
         tiles_dir: folder of the stage ``tile``; the challenger was judged on its test split.
         model_dir: folder of the stage ``train``, with ``run.json``.
         evaluate_dir: folder of the stage ``evaluate``.
@@ -150,6 +158,7 @@ def register(
         rescore: judges a champion that was judged on other tiles, by other settings or by other code of the metrics.
 
     Raises:
+        CatalogError: if the table of scenes is absent.
         DataError: if ``metrics.json`` lacks a metric of the rule.
         MetricError: if a metric of the rule is not finite.
         ModelError: if the champion cannot be judged on these tiles.
@@ -159,6 +168,7 @@ def register(
     wanted = tuple(sorted({*settings.min_gain, *settings.max_loss}))
     require_metrics(metrics, wanted, where=str(evaluate_dir / "metrics.json"))
     parts = read_parts(evaluate_dir)  # before anything is registered
+    accepted = read_scenes(validate_dir / "scenes.csv")["accepted"]
     data_hash = TileDataset(tiles_dir, split="test").data_hash
     test = _Test(
         tiles_dir=tiles_dir, data_hash=data_hash, settings=evaluate_settings, wanted=wanted, rescore=rescore
@@ -178,8 +188,7 @@ def register(
         )  # fmt: skip
         write_json(out_dir / "decision.json", asdict(decision))
         run.set_tags({"model_version": str(version.number), "promoted": str(decision.promoted).lower()})
-        names = ("decision.md", "decision.json", "report.html")
-        run.log_files([out_dir / name for name in names], folder="register")
+        _show(run, decision, out_dir, validate_dir, num_accepted=int(accepted.sum()), num_scenes=len(accepted))
     return RegisterReport(version=version.number, promoted=decision.promoted, reason=decision.reason)
 
 
@@ -302,6 +311,32 @@ def _carry_out(decision: Decision, version: Version) -> None:
         registry.set_alias(
             version, alias="champion", why=decision.reason, who="register", facts={**facts, "metrics": shown}
         )
+
+
+def _show(
+    run: Run, decision: Decision, out_dir: Path, validate_dir: Path, *, num_accepted: int, num_scenes: int
+) -> None:
+    """Give the run the pages of this stage and of ``validate``, and a description that leads to each."""
+    run.log_files([out_dir / name for name in ("decision.md", "decision.json", "report.html")], folder="register")
+    run.log_files([validate_dir / name for name in ("scenes.csv", "verdicts.json")], folder="validate")
+    run.log_folder(validate_dir / "data_docs", folder="validate/data_docs")
+    shown = {
+        "register/report.html": "metrics, charts, map of regions and the verdict on one page",
+        "register/decision.md": "the rule, metric by metric",
+        **_pages(validate_dir, f"{num_accepted} of {num_scenes} scenes accepted; the refused ones first, with reasons"),
+        "validate/scenes.csv": "the same as a table, with what was measured of every scene",
+    }
+    page = run.page
+    rows = [f"| [{path}]({page}/artifacts/{path}) | {text} |" for path, text in shown.items()]
+    head = f"**{'Promoted' if decision.promoted else 'Not promoted'}**: {decision.reason}\n"
+    run.describe("\n".join([head, "| file | what it shows |", "|---|---|", *rows]) + "\n")
+
+
+def _pages(validate_dir: Path, scenes: str) -> dict[str, str]:
+    """Return the data docs' pages and what each shows; the index alone where no scene came to be judged."""
+    found = sorted(page.relative_to(validate_dir) for page in validate_dir.glob("data_docs/validations/**/*.html"))
+    judged = {f"validate/{page.as_posix()}": "every rule for scenes, and what was found" for page in found}
+    return {"validate/data_docs/index.html": scenes, **judged}
 
 
 def _number(value: float | None) -> str:

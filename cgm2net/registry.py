@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from cgm2net.errors import BackendError
 from cgm2net.files import sha256_file, sha256_json, write_aside
-from cgm2net.model.weights import CARD_FILE, WEIGHTS_FILE, Card
 from cgm2net.tracking import connect, store_uri, translated
+from cgm2net.weights import CARD_FILE, WEIGHTS_FILE, Card
 
 if TYPE_CHECKING:
     import numpy as np

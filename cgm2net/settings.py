@@ -115,9 +115,16 @@ class TileSettings(_Section):
         return self
 
 
+Architecture = Literal["cgm2net", "unet", "dsen2cr", "uncrtaints", "glfcr", "siamese_mamba"]
+OWN_PARTS = ("restoration", "interaction", "fusion", "classes_to_image", "image_to_classes")
+"""Switches of parts that only cgm2net has."""
+
+
 class TrainSettings(_Section):
     """The network, its losses and the optimiser."""
 
+    architecture: Architecture = "cgm2net"
+    "The network, or one that it is compared with: see cgm2net/baselines."
     network_size: Literal["tiny", "small", "base"] = "tiny"
     "The one dial for size; the network's other dimensions follow from it. (DVC leaves keys named `size` out of its"
     " run cache's hash.)"
@@ -133,6 +140,10 @@ class TrainSettings(_Section):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     devices: Count = 1
     "Processes: CUDA devices where there are any, CPU processes otherwise."
+    num_passes: Count = 1
+    "Passes that a batch is cut into where it does not fit into memory; their gradients make one step."
+    recompute: bool = False
+    "On: activations of the large parts are computed twice instead of kept; a third more time, much less memory."
     num_threads: Count = 2
     "CPU threads; part of the result's bytes, so it is fixed here and not by the machine."
     num_loader_workers: Annotated[int, Field(ge=0)] = 0
@@ -148,12 +159,17 @@ class TrainSettings(_Section):
     cloud_weight: Annotated[float, Field(ge=0.0)] = 4.0
     "Extra weight of a fully clouded pixel in the image loss."
     restoration: bool = True
-    "CGFR on; the next four switch the other modules, for ablation."
+    "CGFR on; it and the next four switch parts of cgm2net, for ablation."
     interaction: bool = True
     fusion: bool = True
-    exchange: bool = True
+    classes_to_image: bool = True
+    image_to_classes: bool = True
     cloud_guidance: bool = True
-    "Off: the network sees an all-clear mask."
+    "Off: the network sees an all-clear mask, and no part of it leans on one."
+    soft_mask: bool = True
+    "Off: the network sees the mask cut at 0.5 into 0 and 1."
+    sar: bool = True
+    "Off: the network sees an even SAR image."
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":
@@ -162,6 +178,12 @@ class TrainSettings(_Section):
         for name in ("checkpoint_every_steps", "validate_every_steps"):
             if getattr(self, name) % self.log_every_steps:
                 raise ValueError(f"{name} must be a multiple of log_every_steps {self.log_every_steps}")
+        if self.architecture != "cgm2net" and (off := [part for part in OWN_PARTS if not getattr(self, part)]):
+            raise ValueError(f"{', '.join(off)}: parts of cgm2net, which {self.architecture} has not; leave them on")
+        if self.batch_size % (self.devices * self.num_passes):
+            raise ValueError(
+                f"batch_size {self.batch_size} must divide into devices {self.devices} x num_passes {self.num_passes}"
+            )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
         if self.restoration_weight + self.segmentation_weight == 0.0:

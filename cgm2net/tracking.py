@@ -59,6 +59,17 @@ class Run:
         self._waiting: list[Metric] = []
 
     @property
+    def page(self) -> str:
+        """Where the run is in MLflow's UI, as a link for its own pages.
+
+        Raises:
+            BackendError: if the server cannot be asked.
+        """
+        with translated("run"):
+            experiment_id = self._client.get_run(self.run_id).info.experiment_id
+        return f"#/experiments/{experiment_id}/runs/{self.run_id}"
+
+    @property
     def url(self) -> str | None:
         """Page of the run on the server, without passwords; None where the store is a file.
 
@@ -66,11 +77,7 @@ class Run:
             BackendError: if the server cannot be asked.
         """
         store = re.sub(r"//[^/@\s]+@", "//", store_uri()).rstrip("/")
-        if not store.startswith(("http://", "https://")):
-            return None
-        with translated("run"):
-            experiment_id = self._client.get_run(self.run_id).info.experiment_id
-        return f"{store}/#/experiments/{experiment_id}/runs/{self.run_id}"
+        return f"{store}/{self.page}" if store.startswith(("http://", "https://")) else None
 
     def log_metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
         """Send values of one step in one call; what cannot be sent waits for the next call.
@@ -110,6 +117,23 @@ class Run:
         for path in paths:
             with translated(f"file {path.name}"):
                 self._client.log_artifact(self.run_id, str(path), folder or None)
+
+    def log_folder(self, path: Path, *, folder: str) -> None:
+        """Copy all that a folder holds into the run's artifacts, below ``folder``.
+
+        Raises:
+            BackendError: if the server does not take it.
+        """
+        with translated(f"folder {path.name}"):
+            self._client.log_artifacts(self.run_id, str(path), folder)
+
+    def describe(self, text: str) -> None:
+        """Set the run's description, Markdown; an older one is replaced.
+
+        Raises:
+            BackendError: if the server does not take it.
+        """
+        self.set_tags({"mlflow.note.content": text})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, over those of the same name.

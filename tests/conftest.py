@@ -49,3 +49,11 @@ def project(new_store: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.Mon
     shutil.copy(new_store[0], root / "mlflow.db")
     monkeypatch.chdir(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stage `tile` for four small regions; only read."""
+    from small_tiles import make_tiles
+
+    return make_tiles(tmp_path_factory.mktemp("tiles"))

@@ -29,7 +29,9 @@ def test_without_its_input_a_stage_says_what_to_run(workspace):
     assert "artifacts/validate/scenes.csv: no scene table there; run the stage that makes it" in result.output
 
 
-@pytest.mark.parametrize("command", ["download", "validate", "coregister", "cloudmask", "tile", "train", "register"])
+@pytest.mark.parametrize(
+    "command", ["download", "validate", "coregister", "cloudmask", "tile", "train", "register", "explain"]
+)
 def test_every_stage_has_help(command):
     result = run(command, "--help")
     assert result.exit_code == 0

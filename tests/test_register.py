@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from pydantic import ValidationError
 
-from cgm2net import registry, tracking
+from cgm2net import registry, tracking, weights
+from cgm2net.catalog import COLUMNS, write_scenes
 from cgm2net.data.dataset import ARRAYS
-from cgm2net.errors import BackendError, DataError, MetricError, ModelError
+from cgm2net.errors import BackendError, CatalogError, DataError, MetricError, ModelError
 from cgm2net.evaluation.page_parts import write_parts
 from cgm2net.files import sha256_file, write_json
-from cgm2net.model import weights
 from cgm2net.model.calibration import Calibration
-from cgm2net.model.network import CGM2Net, NetworkConfig
+from cgm2net.model.interface import NetworkConfig
+from cgm2net.model.network import CGM2Net
 from cgm2net.register import compare, register, require_metrics, score_model
 from cgm2net.settings import EvaluateSettings, RegisterSettings
 
@@ -94,6 +95,21 @@ def _tiles(folder: Path, *, data_hash: str) -> Path:
     return folder
 
 
+def _verdicts(folder: Path) -> Path:
+    """Write what the stage `validate` leaves: three scenes, of which one is refused."""
+    rows = [
+        {**dict.fromkeys(COLUMNS, ""), "scene_id": name, "accepted": not reason, "reason": reason}
+        for name, reason in {"a": "", "b": "SAR is not in dB", "c": ""}.items()
+    ]
+    page = folder / "data_docs/validations/scenes.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("rules")
+    (folder / "data_docs/index.html").write_text("every scene")
+    write_json(folder / "verdicts.json", {"b": "SAR is not in dB"})
+    write_scenes(pd.DataFrame(rows), folder / "scenes.csv")
+    return folder
+
+
 def _never(model_dir: Path, tiles_dir: Path, *, settings: EvaluateSettings) -> Mapping[str, float]:
     raise AssertionError("judged again without need")
 
@@ -105,11 +121,14 @@ def _register(model_dir: Path, metrics: Mapping[str, float], **changes: Any) -> 
     tiles = root / "tiles" / data_hash
     if not tiles.exists():
         _tiles(tiles, data_hash=data_hash)
+    verdicts = root / "validate"
+    if not verdicts.exists():
+        _verdicts(verdicts)
     folder = root / "evaluate" / model_dir.name
     write_parts(write_evaluation(folder, metrics=metrics), page_parts())
     facts: dict[str, Any] = {"settings": RULE, "evaluate_settings": EvaluateSettings(), "rescore": _never} | changes
     out_dir = root / "register"
-    report = register(tiles, model_dir, root / "evaluate" / model_dir.name, out_dir, **facts)
+    report = register(verdicts, tiles, model_dir, root / "evaluate" / model_dir.name, out_dir, **facts)
     decision: dict[str, Any] = json.loads((out_dir / "decision.json").read_text())
     assert (report.version, report.promoted) == (decision["challenger"], decision["promoted"])
     return decision
@@ -153,6 +172,45 @@ def test_better_challenger_becomes_the_champion_and_the_run_tells(train: Train) 
     text = Path("register/decision.md").read_text()
     assert "| cloudy/psnr | 20 | 21 | 1 | +0.1 | passed |" in text.splitlines()
     assert client.get_model_version("cgm2net", "2").description == text
+
+
+def test_the_run_leads_to_report_decision_and_data_docs(train: Train, tmp_path: Path) -> None:
+    decision = _register(train("a", marker=1.0), BASE)
+    client, run_id = tracking.connect(), decision["run_id"]
+    for path in ("data_docs/index.html", "data_docs/validations/scenes.html", "scenes.csv", "verdicts.json"):
+        kept = client.download_artifacts(run_id, f"validate/{path}", str(tmp_path))
+        assert Path(kept).read_bytes() == Path("validate", path).read_bytes()
+    found = client.get_run(run_id)
+    files = f"#/experiments/{found.info.experiment_id}/runs/{run_id}/artifacts"
+    assert found.data.tags["mlflow.note.content"].splitlines() == [
+        "**Promoted**: the first version: there is no champion", "",
+        "| file | what it shows |", "|---|---|",
+        f"| [register/report.html]({files}/register/report.html) | metrics, charts, map of regions and the verdict on"
+        " one page |",
+        f"| [register/decision.md]({files}/register/decision.md) | the rule, metric by metric |",
+        f"| [validate/data_docs/index.html]({files}/validate/data_docs/index.html) | 2 of 3 scenes accepted; the"
+        " refused ones first, with reasons |",
+        f"| [validate/data_docs/validations/scenes.html]({files}/validate/data_docs/validations/scenes.html) | every"
+        " rule for scenes, and what was found |",
+        f"| [validate/scenes.csv]({files}/validate/scenes.csv) | the same as a table, with what was measured of every"
+        " scene |",
+    ]  # fmt: skip
+
+
+def test_the_description_says_what_the_last_decision_was(train: Train) -> None:
+    _register(train("a", marker=1.0), BASE)
+    decision = _register(train("b", marker=2.0), BASE)
+    note = tracking.connect().get_run(decision["run_id"]).data.tags["mlflow.note.content"]
+    assert note.startswith("**Not promoted**: cloudy/psnr 20 against 20: gain 0, the rule asks for at least +0.1\n\n|")
+
+
+def test_without_the_table_of_scenes_nothing_is_registered(train: Train, project: Path) -> None:
+    model_dir = train("a", marker=1.0)
+    _verdicts(project / "validate")
+    (project / "validate/scenes.csv").unlink()
+    with pytest.raises(CatalogError, match="no scene table there"):
+        _register(model_dir, BASE)
+    assert registry.version_of("cgm2net", alias="challenger") is None
 
 
 def test_worse_under_cloud_only_is_refused_with_that_reason(train: Train) -> None:

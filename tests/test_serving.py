@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from cgm2net import registry
+from cgm2net import registry, weights
 from cgm2net.data import synthetic
 from cgm2net.files import sha256_file
-from cgm2net.model import weights
 from cgm2net.model.calibration import Calibration, probabilities
-from cgm2net.model.network import CGM2Net, NetworkConfig
+from cgm2net.model.interface import NetworkConfig
+from cgm2net.model.network import CGM2Net
 from cgm2net.predict.model import load_model
 from cgm2net.predict.run import PredictSettings, predict_scene
 from cgm2net.predict.scene import files_as_inputs

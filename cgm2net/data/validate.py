@@ -167,11 +167,17 @@ def _docs_site(folder: Path) -> "DataDocsSiteConfigTypedDict":
 
 
 def _settle_docs(folder: Path) -> None:
-    """Make equal scenes give equal pages, and keep the pages from reporting who reads them.
+    """Make equal scenes give equal pages, keep the pages from reporting who reads them, and drop what they do not show.
 
-    Great Expectations writes times and random ids into its pages and asks its maker's server for a logo with both.
+    Great Expectations writes times and random ids into its pages and asks its maker's server for a logo with both; it
+    puts pictures of a tutorial beside them, which weigh more than all the rest.
     """
-    for page in sorted(folder.rglob("*.html")):
+    pages = sorted(folder.rglob("*.html"))
+    shown = "".join(page.read_text() for page in pages)
+    for picture in folder.glob("static/images/*"):
+        if picture.name not in shown:
+            picture.unlink()
+    for page in pages:
         text = re.sub(r'(https://great-expectations-web-assets[^"?]*)\?[^"]*', r"\1", page.read_text())
         text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "0", text)
         text = re.sub(r"\b(?!2000)\d{8}T\d{6}\.\d{6}Z", "not recorded", text)

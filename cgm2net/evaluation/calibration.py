@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from cgm2net.errors import DataError
 from cgm2net.evaluation.metrics import GROUPS, checked, cloud_groups, with_all
 from cgm2net.model.calibration import INTERVAL_SHARE, Calibration, half_width, probabilities
-from cgm2net.model.network import Prediction
+from cgm2net.model.interface import Prediction
 
 NUM_BINS = 15
 CALIBRATION_METRICS = ("ece", "coverage", "interval")

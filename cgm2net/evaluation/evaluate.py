@@ -10,6 +10,7 @@ from cgm2net import tracking
 from cgm2net.data.dataset import TABLE, TileDataset
 from cgm2net.errors import ModelError
 from cgm2net.evaluation.calibration import CALIBRATION_METRICS
+from cgm2net.evaluation.explain import explain_ranked
 from cgm2net.evaluation.page import write_page
 from cgm2net.evaluation.page_parts import (
     NUM_RANKED,
@@ -25,9 +26,10 @@ from cgm2net.evaluation.page_parts import (
 from cgm2net.evaluation.report import predicted_samples, ranked_tiles, write_report
 from cgm2net.evaluation.score import majority_class, score
 from cgm2net.lineage import UNKNOWN, git_facts
+from cgm2net.model.interface import Network
 from cgm2net.model.network import CGM2Net
-from cgm2net.model.weights import Card, load
 from cgm2net.settings import EvaluateSettings
+from cgm2net.weights import Card, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,8 @@ def evaluate(tiles_dir: Path, model_dir: Path, out_dir: Path, *, settings: Evalu
         tiles_dir: folder of the stage ``tile``.
         model_dir: folder with weights and card, of the stage ``train``.
         out_dir: new folder; gets ``metrics.json``, ``by_cover.csv``, ``by_class.csv``, ``confusion.csv``,
-            ``reliability.csv``, plots, pictures, ``tiles.parquet``, ``page.json`` and, last, ``report.html``.
+            ``reliability.csv``, plots, pictures, ``tiles.parquet``, of a CGM2Net ``explain_TILE.png`` and ``.json``,
+            ``page.json`` and, last, ``report.html``.
         settings: batch size, cloud threshold, bins, number of pictures.
 
     Raises:
@@ -70,20 +73,18 @@ def evaluate(tiles_dir: Path, model_dir: Path, out_dir: Path, *, settings: Evalu
     """
     network, card = load(model_dir)
     test = TileDataset(tiles_dir, split="test")
-    for name in ("optical_bands", "sar_bands", "classes"):
-        if tuple(getattr(card, name)) != tuple(getattr(test, name)):
-            raise ModelError(
-                f"{model_dir}: trained on {name} {getattr(card, name)}, {tiles_dir} has {getattr(test, name)};"
-                " train on these tiles, or evaluate on those"
-            )
+    require_fit(card, test, model=str(model_dir), tiles_dir=tiles_dir)
     majority = majority_class(TileDataset(tiles_dir, split="train").table, num_classes=len(test.classes))
     scores = score(network, test, settings=settings, calibration=card.calibration)
     metrics = write_report(scores, network, test, majority=majority, out_dir=out_dir, settings=settings)
-    shown = _pictures(network, test, pd.read_parquet(out_dir / "tiles.parquet"), settings=settings)
+    table = pd.read_parquet(out_dir / "tiles.parquet")
+    shown = _pictures(network, test, table, settings=settings)
+    if isinstance(network, CGM2Net):
+        explain_ranked(network, test, table, out_dir, cloud_threshold=settings.cloud_threshold)
     record = model_dir / "run.json"  # weights from elsewhere have no run to log to
     with tracking.attach(record) if record.is_file() else nullcontext() as run:
         parts = PageParts(
-            facts=_facts(card, test, run, settings=settings),
+            facts=_facts(network, card, test, run, settings=settings),
             pictures=shown,
             regions=region_places(pd.read_parquet(tiles_dir / TABLE)),
             tiles=tile_places(test.table),
@@ -97,8 +98,22 @@ def evaluate(tiles_dir: Path, model_dir: Path, out_dir: Path, *, settings: Evalu
     return EvaluateReport(num_tiles=len(test), num_files=len(files), metrics=metrics, files=files)
 
 
+def require_fit(card: Card, tiles: TileDataset, *, model: str, tiles_dir: Path) -> None:
+    """Refuse a model of other bands or classes than the tiles have.
+
+    Raises:
+        ModelError: says which, of what model and which tiles.
+    """
+    for name in ("optical_bands", "sar_bands", "classes"):
+        if tuple(getattr(card, name)) != tuple(getattr(tiles, name)):
+            raise ModelError(
+                f"{model}: trained on {name} {getattr(card, name)}, {tiles_dir} has {getattr(tiles, name)};"
+                " train on these tiles, or take those"
+            )
+
+
 def _pictures(
-    network: CGM2Net, test: TileDataset, table: pd.DataFrame, *, settings: EvaluateSettings
+    network: Network, test: TileDataset, table: pd.DataFrame, *, settings: EvaluateSettings
 ) -> tuple[TilePictures, ...]:
     """Draw the tiles of the page, the worst first."""
     ranked = ranked_tiles(table, min(settings.num_pictures, NUM_RANKED))
@@ -112,11 +127,13 @@ def _pictures(
     return tuple(shown)
 
 
-def _facts(card: Card, test: TileDataset, run: tracking.Run | None, *, settings: EvaluateSettings) -> ReportFacts:
+def _facts(
+    network: Network, card: Card, test: TileDataset, run: tracking.Run | None, *, settings: EvaluateSettings
+) -> ReportFacts:
     code = git_facts(Path.cwd())
     return ReportFacts(
-        title=f"CGM2Net {card.config.size}, {card.steps} steps, seed {card.seed}",
-        model_name="CGM2Net",
+        title=f"{network.title} {card.config.size}, {card.steps} steps, seed {card.seed}",
+        model_name=network.title,
         network_size=card.config.size,
         num_parameters=card.num_parameters,
         steps=card.steps,

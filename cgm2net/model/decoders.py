@@ -16,6 +16,9 @@ from cgm2net.model.encoder import STEM_STRIDE
 MAX_CLEAR_GATE = 0.25
 """At most so much of a pixel is replaced where the mask says clear: measurements outweigh what is imagined."""
 
+RIM_PX = 2
+"""So far from a cloud this limit is lifted: thin cloud reaches beyond the edge of any mask."""
+
 _GATE_CLEAR, _GATE_CLOUD = -2.0, 4.0  # logits that it begins with
 
 _LOG_SPREAD = -4.0  # a reflectance of 0.02, that it begins near
@@ -65,13 +68,14 @@ class RestorationDecoder(nn.Module):
 
     .. math:: y = x + g \\, (c - x)
 
-    The gate g follows the mask: begun open under cloud, and never above :data:`MAX_CLEAR_GATE` where it is clear; the
-    candidate c is an image of its own, so that nothing of a thick cloud has to be subtracted.
+    The gate g follows the mask: begun open under cloud, and never above :data:`MAX_CLEAR_GATE` where it is clear and
+    farther than :data:`RIM_PX` from any cloud; the candidate c is an image of its own, so that nothing of a thick cloud
+    has to be subtracted. Unguided, the gate has to be learned from what is seen.
     """
 
-    def __init__(self, channels: int, num_bands: int) -> None:
+    def __init__(self, channels: int, num_bands: int, *, guided: bool = True) -> None:
         super().__init__()
-        self.num_bands = num_bands
+        self.num_bands, self.guided = num_bands, guided
         self.mlp = ConvMLP(channels)
         self.norm = nn.LayerNorm(channels)
         self.up = nn.Linear(channels, (channels // 2) * STEM_STRIDE**2)
@@ -97,10 +101,23 @@ class RestorationDecoder(nn.Module):
         full = F.gelu(full + self.detail(seen))
         full = full + F.gelu(self.mix(full))
         candidate, gate = self.head(full).split(self.num_bands, dim=-1)
+        spread = spread_of(self.doubt(full.detach()))
+        if not self.guided:
+            return candidate, gate.sigmoid(), spread
         start = _GATE_CLEAR + (_GATE_CLOUD - _GATE_CLEAR) * cloud_BHW1
-        most = MAX_CLEAR_GATE + (1.0 - MAX_CLEAR_GATE) * cloud_BHW1
-        spread = torch.exp((self.doubt(full.detach()).float() + _LOG_SPREAD).clamp(*_LOG_SPREAD_LIMITS))
+        most = MAX_CLEAR_GATE + (1.0 - MAX_CLEAR_GATE) * _grown(cloud_BHW1)
         return candidate, most * (gate + start).sigmoid(), spread
+
+
+def _grown(cloud_BHW1: Tensor) -> Tensor:
+    """Let a mask reach :data:`RIM_PX` farther on every side."""
+    cloud_B1HW = cloud_BHW1.permute(0, 3, 1, 2)
+    return F.max_pool2d(cloud_B1HW, 2 * RIM_PX + 1, stride=1, padding=RIM_PX).permute(0, 2, 3, 1)
+
+
+def spread_of(raw_BHWC: Tensor) -> Tensor:
+    """Return a spread in reflectance, 0.0001 to 1, of an open number; 0 stands for 0.02."""
+    return torch.exp((raw_BHWC.float() + _LOG_SPREAD).clamp(*_LOG_SPREAD_LIMITS))
 
 
 class SegmentationDecoder(nn.Module):

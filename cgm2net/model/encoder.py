@@ -36,14 +36,14 @@ class EncoderStage(nn.Module):
 
     def __init__(
         self, channels: int, *, num_blocks: int, num_states: int, stride: int,
-        restoration: bool, interaction: bool, fusion: bool,
+        restoration: bool, interaction: bool, fusion: bool, guided: bool,
     ) -> None:  # fmt: skip
         super().__init__()
         self.optical_blocks = nn.Sequential(*(MambaBlock(channels) for _ in range(num_blocks)))
         self.sar_blocks = nn.Sequential(*(MambaBlock(channels) for _ in range(num_blocks)))
         widest = max(1, WINDOW_SPAN_PX // (8 * stride))
-        dilations = (1, widest) if widest > 1 else (1,)
-        self.restoration = FeatureRestoration(channels, dilations=dilations) if restoration else None
+        pools = (1, widest) if widest > 1 else (1,)
+        self.restoration = FeatureRestoration(channels, pools=pools, guided=guided) if restoration else None
         self.interaction = SemanticInteraction(channels, num_states=num_states) if interaction else None
         self.fusion = MambaFusion(channels) if fusion else PlainFusion(channels)
 
@@ -63,9 +63,9 @@ class EncoderStage(nn.Module):
             return optical_BHWC, sar_BHWC
         return self.interaction(optical_BHWC, sar_BHWC, cloud_BHW1)  # type: ignore[no-any-return]
 
-    def fuse(self, optical_BHWC: Tensor, sar_BHWC: Tensor) -> Tensor:
+    def fuse(self, optical_BHWC: Tensor, sar_BHWC: Tensor, cloud_BHW1: Tensor) -> Tensor:
         """MBF, or one linear layer where it is switched off."""
-        return self.fusion(optical_BHWC, sar_BHWC)  # type: ignore[no-any-return]
+        return self.fusion(optical_BHWC, sar_BHWC, cloud_BHW1)  # type: ignore[no-any-return]
 
 
 class DualStreamEncoder(nn.Module):
@@ -73,7 +73,7 @@ class DualStreamEncoder(nn.Module):
 
     def __init__(
         self, *, num_optical_bands: int, num_sar_bands: int, channels: tuple[int, ...], num_blocks: int,
-        num_states: int, restoration: bool, interaction: bool, fusion: bool,
+        num_states: int, restoration: bool, interaction: bool, fusion: bool, guided: bool,
     ) -> None:  # fmt: skip
         super().__init__()
         self.optical_stem = Stem(num_optical_bands + 1, channels[0])
@@ -84,7 +84,7 @@ class DualStreamEncoder(nn.Module):
         self.stages = nn.ModuleList(
             EncoderStage(
                 width, num_blocks=num_blocks, num_states=num_states, stride=STEM_STRIDE * 2**index,
-                restoration=restoration, interaction=interaction, fusion=fusion,
+                restoration=restoration, interaction=interaction, fusion=fusion, guided=guided,
             )
             for index, width in enumerate(channels)
         )  # fmt: skip
@@ -107,7 +107,7 @@ class DualStreamEncoder(nn.Module):
             optical, sar = stage.encode(optical, sar)
             optical, sar = stage.restore(optical, sar, cloud)
             optical, sar = stage.interact(optical, sar, cloud)
-            fused.append(stage.fuse(optical, sar))
+            fused.append(stage.fuse(optical, sar, cloud))
         return fused
 
 

@@ -16,29 +16,38 @@ WINDOW = 8
 
 
 class ChannelCorrelation(nn.Module):
-    """Transposed attention of optical queries on SAR keys, learned where it is clear and applied everywhere.
+    r"""What each kind of ground looks like in this image, learned where it is clear and applied everywhere.
 
-    The C x C map is the correlation of optical with SAR channels over the pixels of the image, each weighted by
-    ``1 - m``, so it costs linear time and no clouded pixel has a say in it. After Restormer's transposed attention:
-    Zamir et al. 2022, doi:10.1109/CVPR52688.2022.00564.
+    .. math:: v_p = \frac{\sum_i (1 - m_i)\, k_{ip}\, v_i + \tau\, \mu_p}{\sum_i (1 - m_i)\, k_{ip} + \tau}, \qquad
+        f_i = \sum_p q_{ip}\, v_p
+
+    Every channel p of a head is a kind of ground that SAR tells apart: keys k and queries q are softmax over the
+    channels of SAR features, values v are optical features. So a C x C map, from kinds to optical values, is summed
+    over the clear pixels of the whole image in linear time; no clouded pixel has a say in it. A kind that is nowhere
+    clear falls back to a learned value. After efficient attention: Shen et al. 2021, doi:10.1109/WACV48630.2021.00357.
     """
 
     def __init__(self, channels: int, *, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query, self.key, self.value = (nn.Linear(channels, channels, bias=False) for _ in range(3))
-        self.temperature_h11 = nn.Parameter(torch.full((num_heads, 1, 1), 4.0))
+        self.temperature_h11 = nn.Parameter(torch.full((num_heads, 1, 1), 2.0))
+        self.prior_hcc = nn.Parameter(torch.zeros(num_heads, channels // num_heads, channels // num_heads))
 
     def forward(self, optical_BHWC: Tensor, sar_BHWC: Tensor, cloud_BHW1: Tensor) -> Tensor:
         """Return what SAR says about optics, (B, H, W, C)."""
         clear_B1L1 = (1.0 - cloud_BHW1).flatten(1, 2).unsqueeze(1)
-        query_BhLc = self._heads(self.query(optical_BHWC)) * clear_B1L1
-        key_BhLc = self._heads(self.key(sar_BHWC)) * clear_B1L1
-        query_BhLc, key_BhLc = F.normalize(query_BhLc, dim=2), F.normalize(key_BhLc, dim=2)
-        logits_Bhcc = query_BhLc.transpose(2, 3) @ key_BhLc * self.temperature_h11
-        weights_Bhcc = logits_Bhcc.float().softmax(dim=-1).to(sar_BHWC.dtype)
-        found_BhLc = self._heads(self.value(sar_BHWC)) @ weights_Bhcc.transpose(2, 3)
+        query_BhLp = self._kinds(self.query(sar_BHWC))
+        key_BhLp = self._kinds(self.key(sar_BHWC)) * clear_B1L1
+        value_BhLc = self._heads(self.value(optical_BHWC))
+        total_Bhpc = key_BhLp.transpose(2, 3) @ value_BhLc
+        count_Bhp1 = key_BhLp.sum(dim=2).unsqueeze(-1)
+        kinds_Bhpc = (total_Bhpc + self.prior_hcc) / (count_Bhp1 + 1.0)
+        found_BhLc = query_BhLp @ kinds_Bhpc
         return found_BhLc.transpose(1, 2).reshape(optical_BHWC.shape)
+
+    def _kinds(self, tokens_BHWC: Tensor) -> Tensor:
+        return (self._heads(tokens_BHWC).float() * self.temperature_h11).softmax(dim=-1).to(tokens_BHWC.dtype)
 
     def _heads(self, tokens_BHWC: Tensor) -> Tensor:
         batch, height, width, channels = tokens_BHWC.shape
@@ -50,13 +59,13 @@ class SpatialCorrelation(nn.Module):
 
     Queries and keys are SAR features, values are optical ones, and each key's logit carries ``log(1 - m)``: from a
     pixel with m = 1 nothing is taken, exactly. A learned null token answers where a window holds no clear pixel.
-    With a dilation the window's tokens lie ``dilation`` apart, so that it reaches ``8 x dilation`` tokens at the
-    same cost.
+    With ``pool`` above 1 keys and values are means over the clear part of cells of ``pool`` x ``pool`` tokens: the
+    window reaches ``8 x pool`` tokens at the same cost.
     """
 
-    def __init__(self, channels: int, *, num_heads: int, dilation: int) -> None:
+    def __init__(self, channels: int, *, num_heads: int, pool: int) -> None:
         super().__init__()
-        self.num_heads, self.dilation = num_heads, dilation
+        self.num_heads, self.pool = num_heads, pool
         self.query, self.key, self.value = (nn.Linear(channels, channels, bias=False) for _ in range(3))
         self.null_logit_h = nn.Parameter(torch.zeros(num_heads))
         self.null_value_C = nn.Parameter(torch.zeros(channels))
@@ -72,35 +81,43 @@ class SpatialCorrelation(nn.Module):
     def forward(self, optical_BHWC: Tensor, sar_BHWC: Tensor, cloud_BHW1: Tensor) -> tuple[Tensor, Tensor]:
         """Return carried optical values (B, H, W, C), and the weight (B, H, W, 1) that found no clear pixel."""
         _, height, width, channels = optical_BHWC.shape
-        query, key = self._windows(self.query(sar_BHWC)), self._windows(self.key(sar_BHWC))
-        value = self._windows(self.value(optical_BHWC))
         # Padding counts as cloud: nothing is taken from outside the image.
-        clear_w1L1 = self._windows(1.0 - cloud_BHW1, heads=1)
-        bias_hLL = self.position_hP[:, self.position_index_LL]
-        logits_whLL = (query * (channels // self.num_heads) ** -0.5) @ key.mT + bias_hLL
-        logits_whLL = logits_whLL.float() + clear_w1L1.float().log().mT
-        null_whL1 = self.null_logit_h.float().view(-1, 1, 1).expand(*logits_whLL.shape[:-1], 1)
-        weights = torch.cat([logits_whLL, null_whL1], dim=-1).softmax(dim=-1).to(value.dtype)
-        carried_whLc = weights[..., :-1] @ value
-        null_whLc = weights[..., -1:] * self.null_value_C.view(self.num_heads, 1, -1)
-        found = self._restore(carried_whLc + null_whLc, height, width)
-        return found, self._restore(weights[..., -1:].mean(-3, keepdim=True), height, width)
+        clear_whLp1 = self._cells(1.0 - cloud_BHW1, heads=1)
+        clear_whL1 = clear_whLp1.mean(dim=5)
+        key_whLc = self._clear_mean(self.key(sar_BHWC), clear_whLp1, clear_whL1)
+        value_whLc = self._clear_mean(self.value(optical_BHWC), clear_whLp1, clear_whL1)
+        query_whLpc = self._cells(self.query(sar_BHWC)) * (channels // self.num_heads) ** -0.5
+        bias_hL1L = self.position_hP[:, self.position_index_LL].unsqueeze(2)
+        logits_whLpL = (query_whLpc.flatten(4, 5) @ key_whLc.mT).unflatten(4, query_whLpc.shape[4:6]) + bias_hL1L
+        logits_whLpL = logits_whLpL.float() + clear_whL1.float().log().mT.unsqueeze(4)
+        null_whLp1 = self.null_logit_h.float().view(-1, 1, 1, 1).expand(*logits_whLpL.shape[:-1], 1)
+        weights = torch.cat([logits_whLpL, null_whLp1], dim=-1).softmax(dim=-1).to(value_whLc.dtype)
+        carried = (weights[..., :-1].flatten(4, 5) @ value_whLc).unflatten(4, query_whLpc.shape[4:6])
+        null = weights[..., -1:] * self.null_value_C.view(self.num_heads, 1, 1, -1)
+        found = self._restore(carried + null, height, width)
+        return found, self._restore(weights[..., -1:].mean(3, keepdim=True), height, width)
 
-    def _windows(self, tokens_BHWC: Tensor, *, heads: int | None = None) -> Tensor:
-        """(B, H, W, C) to (B, rows, d, columns, d, heads, 64, C / heads), zero-padded to whole windows.
+    def _clear_mean(self, tokens_BHWC: Tensor, clear_whLp1: Tensor, clear_whL1: Tensor) -> Tensor:
+        """Average each cell's clear tokens, (B, rows, columns, heads, 64, C / heads); 0 where none is clear."""
+        cells_whLpc = self._cells(tokens_BHWC)
+        if self.pool == 1:
+            return cells_whLpc.squeeze(5)
+        return (cells_whLpc * clear_whLp1).mean(dim=5) / clear_whL1.clamp(min=1e-6)
 
-        The windows keep their five axes: in a traced graph of open sizes these stay simple.
+    def _cells(self, tokens_BHWC: Tensor, *, heads: int | None = None) -> Tensor:
+        """(B, H, W, C) to (B, rows, columns, heads, 64 cells, pool x pool, C / heads), zero-padded to whole windows.
+
+        The windows keep their axes: in a traced graph of open sizes these stay simple.
         """
-        padded = _pad_to(tokens_BHWC, WINDOW * self.dilation)
+        padded = _pad_to(tokens_BHWC, WINDOW * self.pool)
         split = padded.unflatten(3, (heads or self.num_heads, -1))
-        split = split.unflatten(2, (-1, WINDOW, self.dilation)).unflatten(1, (-1, WINDOW, self.dilation))
-        return split.permute(0, 1, 3, 4, 6, 7, 2, 5, 8).flatten(6, 7)  # type: ignore[no-any-return]
+        split = split.unflatten(2, (-1, WINDOW, self.pool)).unflatten(1, (-1, WINDOW, self.pool))
+        return split.permute(0, 1, 4, 7, 2, 5, 3, 6, 8).flatten(6, 7).flatten(4, 5)  # type: ignore[no-any-return]
 
-    @staticmethod
-    def _restore(windows_whLc: Tensor, height: int, width: int) -> Tensor:
-        """Undo :meth:`_windows` and cut the padding off."""
-        split = windows_whLc.unflatten(6, (WINDOW, WINDOW))
-        whole: Tensor = split.permute(0, 1, 6, 2, 3, 7, 4, 5, 8).flatten(7, 8).flatten(4, 6).flatten(1, 3)
+    def _restore(self, cells_whLpc: Tensor, height: int, width: int) -> Tensor:
+        """Undo :meth:`_cells` and cut the padding off."""
+        split = cells_whLpc.unflatten(5, (self.pool, self.pool)).unflatten(4, (WINDOW, WINDOW))
+        whole: Tensor = split.permute(0, 1, 4, 6, 2, 5, 7, 3, 8).flatten(7, 8).flatten(4, 6).flatten(1, 3)
         if is_traced():
             rows, columns = (torch.arange(size, device=whole.device) for size in (height, width))
             return whole.index_select(1, rows).index_select(2, columns)
@@ -152,20 +169,19 @@ class FeatureRestoration(nn.Module):
 
     .. math:: o' = o + m \\, g(o, s, c, m) \\, (c - o)
 
-    Where m = 0 the optical feature passes through unchanged, to the bit.
+    Where m = 0 the optical feature passes through unchanged, to the bit. Unguided, the gate alone decides.
     """
 
-    def __init__(self, channels: int, *, dilations: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, *, pools: tuple[int, ...], guided: bool = True) -> None:
         super().__init__()
+        self.guided = guided
         num_heads = max(1, channels // 32)
         self.norm_optical, self.norm_sar = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.speckle = SpeckleFilter(channels)
         self.channel = ChannelCorrelation(channels, num_heads=num_heads)
-        self.spatial = nn.ModuleList(
-            SpatialCorrelation(channels, num_heads=num_heads, dilation=dilation) for dilation in dilations
-        )
-        self.candidate = nn.Linear(channels * (2 + len(dilations)), channels)
-        self.gate = nn.Linear(3 * channels + 1 + len(dilations), channels)
+        self.spatial = nn.ModuleList(SpatialCorrelation(channels, num_heads=num_heads, pool=pool) for pool in pools)
+        self.candidate = nn.Linear(channels * (2 + len(pools)), channels)
+        self.gate = nn.Linear(3 * channels + 1 + len(pools), channels)
         nn.init.zeros_(self.gate.weight)
         nn.init.ones_(self.gate.bias)
         self.refine = Conv(channels, channels)
@@ -188,7 +204,8 @@ class FeatureRestoration(nn.Module):
         candidate = self.candidate(torch.cat([self.channel(optical, sar, cloud_BHW1), *carried, sar], dim=-1))
         candidate = candidate + self.refine(F.gelu(candidate))
         gate = self.gate(torch.cat([optical, sar, candidate, cloud_BHW1, *missing], dim=-1)).sigmoid()
-        return optical_BHWC + cloud_BHW1 * gate * (candidate - optical_BHWC), sar_BHWC
+        share = cloud_BHW1 * gate if self.guided else gate
+        return optical_BHWC + share * (candidate - optical_BHWC), sar_BHWC
 
     @staticmethod
     def spatial_one(layer: nn.Module, optical: Tensor, sar: Tensor, cloud: Tensor) -> tuple[Tensor, Tensor]:

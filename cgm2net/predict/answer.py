@@ -12,11 +12,11 @@ from cgm2net.data.cloudmask import COVER_THRESHOLD
 from cgm2net.data.dataset import to_inputs
 from cgm2net.errors import MetricError
 from cgm2net.model.calibration import half_width, probabilities
-from cgm2net.model.weights import Card
 from cgm2net.predict.layers import CODE_NODATA, PROBABILITY_SCALE, UNCERTAINTY_NODATA, Origin
 from cgm2net.predict.model import LoadedModel
 from cgm2net.predict.products import Block
 from cgm2net.predict.windows import WINDOW_PX
+from cgm2net.weights import Card
 
 _MAX_DN = UNCERTAINTY_NODATA - 1
 
@@ -61,17 +61,22 @@ def answers(
     Raises:
         MetricError: at a number that is not finite.
     """
-    card = model.card
-    optical, sar, cloud = to_inputs(
-        band.optical_CHW, band.sar_CHW, band.cloud_HW, optical_bands=card.optical_bands, sar_bands=card.sar_bands
-    )
     corners = [(top - band.window.row_off, left - band.window.col_off) for top, left in places]
     usable_HW = band.measured_HW & band.heard_HW
     wanted = [n for n, corner in enumerate(corners) if _inside(usable_HW, *corner).any()]
     for begin in range(0, len(wanted), batch_size):
         chosen = wanted[begin : begin + batch_size]
-        batch = [np.stack([_mirrored(array, *corners[n]) for n in chosen]) for array in (optical, sar, cloud[None])]
-        yield from zip(chosen, _ask(model, *(torch.from_numpy(array) for array in batch)), strict=True)
+        inputs = zip(*(_inputs(band, *corners[n], card=model.card) for n in chosen), strict=True)
+        yield from zip(chosen, _ask(model, *(torch.from_numpy(np.stack(arrays)) for arrays in inputs)), strict=True)
+
+
+def _inputs(band: Band, top: int, left: int, *, card: Card) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return one window as the network takes it; all windows at once would be the largest thing in memory."""
+    optical, sar, cloud = to_inputs(
+        *(_inside(array, top, left) for array in (band.optical_CHW, band.sar_CHW, band.cloud_HW)),
+        optical_bands=card.optical_bands, sar_bands=card.sar_bands,
+    )  # fmt: skip
+    return _mirrored(optical, top, left), _mirrored(sar, top, left), _mirrored(cloud[None], top, left)
 
 
 def stored(answer_CHW: np.ndarray, band: Band, *, card: Card, keep_clear: bool) -> Block:
@@ -124,12 +129,11 @@ def _inside(image: np.ndarray, top: int, left: int) -> np.ndarray:
     return image[..., max(top, 0) : top + WINDOW_PX, max(left, 0) : left + WINDOW_PX]
 
 
-def _mirrored(image_CHW: np.ndarray, top: int, left: int) -> np.ndarray:
-    """Cut a window out; beyond the edge the image is mirrored, as often as it takes."""
-    part = _inside(image_CHW, top, left)
+def _mirrored(part_CHW: np.ndarray, top: int, left: int) -> np.ndarray:
+    """Fill a window up of which a part lies inside; beyond the edge the image is mirrored, as often as it takes."""
     above, before = max(-top, 0), max(-left, 0)
-    below, after = WINDOW_PX - above - part.shape[1], WINDOW_PX - before - part.shape[2]
-    return np.pad(part, [(0, 0), (above, below), (before, after)], mode="symmetric")
+    below, after = WINDOW_PX - above - part_CHW.shape[1], WINDOW_PX - before - part_CHW.shape[2]
+    return np.pad(part_CHW, [(0, 0), (above, below), (before, after)], mode="symmetric")
 
 
 def _digital(reflectance: np.ndarray, *, lowest: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the commands ``predict`` and ``export`` do with their options."""
+"""What the commands ``predict``, ``explain`` and ``export`` do with their options."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +63,35 @@ def _one(inputs: SceneInputs, model: LoadedModel, out: Path, *, settings: Predic
     if is_done(inputs, model, out, settings=settings):
         return f"{out / inputs.scene_id}: there already, of the same files, model, settings and code"
     return predict_scene(inputs, model, out, settings=settings)
+
+
+def explain(
+    scene: str | None, *, uri: str, tiles: Path, out: Path, optical: Path | None, sar: Path | None, cloud: Path | None
+) -> str:
+    """Draw what a model did with a tile, or with a window of a scene; see ``python -m cgm2net explain -h``.
+
+    Raises:
+        SettingsError: if not either a tile or two files are named.
+        DataError: if there is no such tile or scene.
+        ModelError: if the model has nothing to explain, or does not fit the tiles.
+    """
+    from cgm2net.evaluation.evaluate import require_fit
+    from cgm2net.evaluation.explain import explain_tile, find_tile
+    from cgm2net.predict.cutout import cut_out
+
+    if scene is not None and not (optical or sar):
+        dataset, index = find_tile(tiles, scene)
+        model = load_model(uri)
+        require_fit(model.card, dataset, model=uri, tiles_dir=tiles)
+        picture, numbers = explain_tile(model.network, dataset, index, out)
+    elif scene is None and optical and sar:
+        model, settings = load_model(uri), PredictSettings()
+        inputs = files_as_inputs(optical.stem, optical=optical, sar=sar, cloud=cloud)
+        window = cut_out(inputs, model.card, coregister=settings.coregister, cloudmask=settings.cloudmask)
+        picture, numbers = explain_tile(model.network, window, 0, out)
+    else:
+        raise SettingsError("name a tile or scene, or its files by --optical and --sar")
+    return f"{picture}; numbers in {numbers.name}"
 
 
 def export(uri: str, out: Path, *, formats: Sequence[Format]) -> ExportReport:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cgm2net import weights
 from cgm2net.errors import BackendError, ModelError
-from cgm2net.model import weights
-from cgm2net.model.network import CGM2Net, Prediction
-from cgm2net.model.weights import CARD_FILE
+from cgm2net.model.interface import Network, Prediction
 from cgm2net.predict.windows import WINDOW_PX
+from cgm2net.weights import CARD_FILE
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ def export(
 
     Inputs are ``optical`` (B, C_o, P, P) reflectance 0-1, ``sar`` (B, C_s, P, P) 0-1 and ``cloud`` (B, 1, P, P) 0-1,
     bands in the order of the card; outputs ``clear``, ``logits``, ``spread`` as in
-    :class:`cgm2net.model.network.Prediction`. The batch is open, the size fixed: whole scenes are predicted in windows
-    of one size. It takes minutes: the scans' steps are written out one by one.
+    :class:`cgm2net.model.interface.Prediction`. The batch is open, the size fixed: whole scenes are predicted in
+    windows of one size. It takes minutes: the scans' steps are written out one by one.
 
     Args:
         model_dir: folder with weights and card.
@@ -98,7 +98,7 @@ def export(
 class _Plain(nn.Module):
     """The network, answering in a plain tuple: torch saves no other library's records."""
 
-    def __init__(self, network: CGM2Net) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
@@ -141,7 +141,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, runtime: Any)
     return answer
 
 
-def _parity(network: CGM2Net, answer: _Answer, channels: tuple[int, int, int], window_px: int) -> dict[str, float]:
+def _parity(network: Network, answer: _Answer, channels: tuple[int, int, int], window_px: int) -> dict[str, float]:
     worst = dict.fromkeys(OUTPUTS, 0.0)
     for count in _CHECKED_BATCHES:
         inputs = _drawn(count, channels, window_px)

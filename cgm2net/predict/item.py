@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pystac.extensions.classification import Classification
     from pystac.extensions.mlm import ModelInput, ModelOutput
 
-    from cgm2net.model.weights import Card
     from cgm2net.predict.scene import SceneInputs
+    from cgm2net.weights import Card
 
 Ring = list[list[float]]
 
@@ -186,12 +186,15 @@ def _add_model(item: "pystac.Item", card: "Card", provenance: Mapping[str, objec
     import pystac
     from pystac.extensions.mlm import AssetGeneralMLMExtension, Hyperparameters, MLMExtension, TaskType
 
+    from cgm2net.networks import ARCHITECTURES
+
     model = provenance["model"]
     assert isinstance(model, Mapping)
     name, version, sha256 = (str(model[key]) for key in ("name", "version", "sha256"))
     settings = {**card.config.model_dump(mode="json"), "seed": card.seed, "steps": card.steps}
     MLMExtension.ext(item, add_if_missing=True).apply(
-        name=_model_name(name), architecture="CGM2Net", tasks=[TaskType.REGRESSION, TaskType.SEMANTIC_SEGMENTATION],
+        name=_model_name(name), architecture=ARCHITECTURES[card.config.architecture].title,
+        tasks=[TaskType.REGRESSION, TaskType.SEMANTIC_SEGMENTATION],
         framework="PyTorch", total_parameters=card.num_parameters, input=_model_inputs(card),
         output=_model_outputs(card), hyperparameters=Hyperparameters(settings),
     )  # fmt: skip

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from cgm2net import registry
+from cgm2net import registry, weights
 from cgm2net.errors import ModelError
 from cgm2net.files import CACHE_DIR, read_json
-from cgm2net.model import weights
-from cgm2net.model.network import CGM2Net
-from cgm2net.model.weights import Card
+from cgm2net.model.interface import Network
+from cgm2net.weights import Card
 
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 
@@ -21,7 +20,7 @@ _URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>\d+)
 class LoadedModel:
     """A network ready to predict, and where it comes from."""
 
-    network: CGM2Net = field(repr=False)
+    network: Network = field(repr=False)
     card: Card
     device: torch.device
     name: str

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from cgm2net.model.weights import Card
+    from cgm2net.weights import Card
 
 QUICKLOOK_FILE = "quicklook.png"
 NODATA_COLOUR = pictures.UNLABELLED_COLOUR
@@ -62,11 +62,11 @@ def draw_quicklook(folder: Path, *, cloudy_CHW: np.ndarray, card: "Card", title:
     """
     bands, shape = list(card.optical_bands), cloudy_CHW.shape[1:]
     by_name = {layer.name: layer for layer in layers(optical_bands=bands, classes=card.classes)}
-    restored_CHW = _read(folder, by_name["restored"], shape)
+    restored_HW3 = _true_colour(_read(folder, by_name["restored"], shape), bands)
     codes = {name: _read(folder, by_name[name], shape)[0] for name in ("classes", "origin")}
     images = {
         "cloudy": _true_colour(np.where((cloudy_CHW == OPTICAL_NODATA).all(axis=0), np.nan, cloudy_CHW), bands),
-        "restored": _true_colour(restored_CHW, bands),
+        "restored": restored_HW3,
         "classes": _coded(codes["classes"], by_name["classes"]),
         "uncertainty": _scaled(_read(folder, by_name["uncertainty"], shape).mean(axis=0), *_SCALES["uncertainty"]),
         "confidence": _scaled(_read(folder, by_name["confidence"], shape)[0], *_SCALES["confidence"]),
@@ -114,9 +114,11 @@ def _scaled(values_HW: np.ndarray, colours: str, highest: float) -> np.ndarray:
 
 
 def _greyed(image_HW3: np.ndarray, missing_HW: np.ndarray) -> np.ndarray:
+    """Return uint8, by the rule of matplotlib, which would keep eight times as much of every panel."""
     from matplotlib.colors import to_rgb
 
-    return np.where(missing_HW[..., None], to_rgb(NODATA_COLOUR), image_HW3)
+    shown_HW3 = np.where(missing_HW[..., None], to_rgb(NODATA_COLOUR), image_HW3)
+    return np.asarray((shown_HW3 * 255).astype(np.uint8))
 
 
 def _figure(images: Mapping[str, np.ndarray], keys: Mapping[str, Sequence[tuple[str, str]]], *, title: str) -> "Figure":

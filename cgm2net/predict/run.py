@@ -1,10 +1,11 @@
 """A whole scene restored and mapped in one pass, block by block at constant memory."""
 
+import ctypes
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +28,9 @@ from cgm2net.predict.windows import WINDOW_PX, Blend, Side, phases
 from cgm2net.settings import CloudmaskSettings, CoregisterSettings
 
 BLOCK_PX = 2048
-"""Columns that are worked on at once: what memory grows with, in place of the scene's width."""
+"""Columns that are read at once: what memory grows with, in place of the scene's width."""
+
+_STRIP_PX = 64  # rows that are made what is stored at once
 
 PICTURE_PX = 1024
 """Longest side of the quick-look's panels."""
@@ -104,6 +107,7 @@ def predict_scene(inputs: SceneInputs, model: LoadedModel, out_dir: Path, *, set
         _pass_over(scene, prepared, model, products, picture, settings=settings, clock=clock, progress=progress)
         with clock.of("finish"):
             made = products.finish()
+            _give_back()
             write_item(made, inputs=inputs, grid=scene.grid, card=card, provenance=provenance)
             draw_quicklook(made, cloudy_CHW=picture.pixels_CHW, card=card, title=_title(prepared, inputs, model))
     height, width = scene.grid.shape
@@ -121,8 +125,7 @@ def _pass_over(
     height, width = scene.grid.shape
     row_phase, column_phase = phases(scene.grid)
     rows, columns = Side.of(height, row_phase), Side.of(width, column_phase)
-    blocks = [(first, min(first + BLOCK_PX, width)) for first in range(0, width, BLOCK_PX)]
-    steps = [(first, last, row) for first, last in blocks for row in range(len(rows.starts))]
+    steps = [(first, last, row) for first, last in columns.blocks(BLOCK_PX) for row in range(len(rows.starts))]
     channels = 2 * len(model.card.optical_bands) + len(model.card.classes)
     batch_size = settings.batch_size or (16 if model.device.type == "cuda" else 1)
     bar = progress.add_task(f"{scene.inputs.scene_id}: network", total=len(steps))
@@ -146,11 +149,22 @@ def _pass_over(
                     blend.add(row, over[index], answer_CHW)
                 top, final_CHW = blend.finish(row)
             with clock.of("write"):
-                window = Window(first, top, last - first, final_CHW.shape[1])
-                part = band.cut(window)
-                products.write(window, stored(final_CHW, part, card=model.card, keep_clear=settings.keep_clear))
-                picture.take(part)
+                for down in range(0, final_CHW.shape[1], _STRIP_PX):
+                    strip_CHW = final_CHW[:, down : down + _STRIP_PX]
+                    part = band.cut(Window(first, top + down, last - first, strip_CHW.shape[1]))
+                    products.write(
+                        part.window, stored(strip_CHW, part, card=model.card, keep_clear=settings.keep_clear)
+                    )
+                    picture.take(part)
+                del final_CHW, strip_CHW, part  # not to be there beside the next windows' answers
+                _give_back()
             progress.advance(bar)
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, which glibc keeps: its many holes are what grows with the scene's size."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _window_of(rows: Side, columns: Side, row: int, over: range) -> Window:

@@ -23,7 +23,7 @@ from cgm2net.predict.checks import require_use
 from cgm2net.raster import Raster, Warped
 
 if TYPE_CHECKING:
-    from cgm2net.model.weights import Card
+    from cgm2net.weights import Card
 
 
 __all__ = ["BandFile", "Scene", "SceneInputs", "files_as_inputs", "open_scene"]

@@ -8,6 +8,7 @@ was cropped; and its window's rim, where the network sees least around it, never
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from odc.geo.geobox import GeoBox
@@ -73,6 +74,17 @@ class Side:
         """Return the numbers of the windows that weigh anything between two pixels, ``last`` excluded."""
         chosen = [n for n, s in enumerate(self.starts) if s < last and s + WINDOW_PX > first]
         return range(chosen[0], chosen[-1] + 1)
+
+    def blocks(self, most_px: int) -> list[tuple[int, int]]:
+        """Cut the side into blocks whose windows span no more than so many pixels, ends excluded.
+
+        Borders lie where one window alone has a say: it is all that two neighbours both ask for.
+        """
+        if self.length <= most_px:
+            return [(0, self.length)]
+        step = max((most_px - WINDOW_PX) // STRIDE_PX, 1)
+        borders = [self.starts[n] + WINDOW_PX // 2 for n in range(step, len(self.starts) - 1, step)]
+        return list(pairwise([0, *borders, self.length]))
 
 
 class Blend:

@@ -1,6 +1,5 @@
-"""Stage ``train``: CGM2Net from tiles, top to bottom."""
+"""Stage ``train``: a network from tiles, top to bottom."""
 
-import importlib.metadata
 import logging
 import math
 import shutil
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from rich.progress import Progress
@@ -20,23 +18,22 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
-from cgm2net import lineage, model, pictures, tracking
+from cgm2net import lineage, model, tracking
 from cgm2net.compute import progress_bar
 from cgm2net.data.dataset import TileDataset
 from cgm2net.errors import DataError, MetricError
-from cgm2net.evaluation.calibration import fit
-from cgm2net.evaluation.metrics import nest
-from cgm2net.evaluation.report import predicted_samples
-from cgm2net.evaluation.score import predict, score
-from cgm2net.files import CACHE_DIR, code_hash, folder_hash, sha256_json, write_json
-from cgm2net.model import weights
-from cgm2net.model.network import CGM2Net, NetworkConfig
+from cgm2net.evaluation.score import score
+from cgm2net.files import CACHE_DIR, code_hash, folder_hash, sha256_json
+from cgm2net.model.interface import Network
+from cgm2net.networks import build, config_of
 from cgm2net.sensors import to_unit_range
 from cgm2net.settings import EvaluateSettings, TrainSettings
 from cgm2net.training.checkpoint import load_checkpoint, save_checkpoint
 from cgm2net.training.crops import Crops
 from cgm2net.training.losses import TaskLoss
 from cgm2net.training.optimiser import learning_rate, parameter_groups
+from cgm2net.training.outputs import write_outputs
+from cgm2net.training.recompute import recompute
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +41,15 @@ EXPERIMENT = "cgm2net"
 PRELOAD_BYTES = 2 << 30
 """A split up to this size is held in memory."""
 
-NUM_PICTURES = 4
+
+@dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """Where a training is logged."""
+
+    experiment: str = EXPERIMENT
+    name: str = ""
+    "Of the run; architecture, size and seed by default."
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,14 @@ class TrainReport:
 
 
 def train(
-    tiles_dir: Path, out_dir: Path, *, settings: TrainSettings, seed: int, cache_dir: Path = CACHE_DIR
+    tiles_dir: Path,
+    out_dir: Path,
+    *,
+    settings: TrainSettings,
+    seed: int,
+    cache_dir: Path = CACHE_DIR,
+    tracked: Tracked | None = None,
+    tiles_type: type[TileDataset] = TileDataset,
 ) -> TrainReport | None:
     """Train the network and write its weights with their card.
 
@@ -76,6 +88,8 @@ def train(
         settings: network, losses, optimiser.
         seed: of the first weights and of every crop.
         cache_dir: where checkpoints are kept until the training is done.
+        tracked: where it is logged, if not where trainings are.
+        tiles_type: opens the tiles, where a network is to see others than it is given.
 
     Returns:
         The report; None in every process but the first.
@@ -88,37 +102,47 @@ def train(
     torch.set_num_threads(settings.num_threads)
     fabric = Fabric(devices=settings.devices, precision=settings.precision, strategy=_strategy(settings))
     fabric.launch()
-    tiles, validation = _open_tiles(tiles_dir, settings)
-    key = sha256_json(
-        [code_hash(), folder_hash(Path(model.__file__).parent), settings.model_dump(), seed, tiles.data_hash]
-    )
+    tiles, validation = _open_tiles(tiles_dir, settings, tiles_type)
+    code = [code_hash(), folder_hash(Path(model.__file__).parent), tiles_type.__name__]
+    key = sha256_json([*code, settings.model_dump(), seed, tiles.data_hash])
     state_dir = cache_dir / "train" / key
     torch.manual_seed(seed)
-    network = CGM2Net(_config(tiles, settings))
+    bands = len(tiles.optical_bands), len(tiles.sar_bands), len(tiles.classes)
+    network = build(config_of(settings, bands=bands))
     network.standard_optical.set(*band_statistics(tiles, "reference", tiles.optical_bands))
     network.standard_sar.set(*band_statistics(tiles, "sar", tiles.sar_bands))
     trainer = _Trainer(fabric, network, TaskLoss(settings), settings)
     first_step = trainer.restore(load_checkpoint(state_dir / "checkpoint.pt"))
-    with _tracked(fabric, state_dir, settings, seed=seed, data_hash=tiles.data_hash) as run, progress_bar() as progress:
+    opened = _tracked(fabric, state_dir, settings, tracked or Tracked(), seed=seed, data_hash=tiles.data_hash)
+    with opened as run, progress_bar() as progress:
         _optimise(trainer, tiles, validation, first_step, seed=seed, state_dir=state_dir, run=run, progress=progress)
         if not fabric.is_global_zero:
             return None
-        report = _write(trainer, tiles, validation, first_step, seed=seed, out_dir=out_dir)
-        run.log_metrics(report.metrics, step=settings.steps)
+        averaged = trainer.average.module
+        assert isinstance(averaged, Network)
+        metrics = write_outputs(
+            out_dir, averaged, trainer.curves, tiles, validation, settings=settings, seed=seed
+        )  # fmt: skip
+        run.log_metrics(metrics, step=settings.steps)
         run.log_files(sorted(path for path in out_dir.iterdir() if path.is_file()), folder="train")
     shutil.copy(state_dir / "run.json", out_dir / "run.json")
     shutil.rmtree(state_dir)
-    return report
+    return TrainReport(
+        num_parameters=sum(parameter.numel() for parameter in averaged.parameters()), steps=settings.steps,
+        resumed_at=first_step, seconds_a_step=trainer.seconds / max(1, trainer.steps_here), metrics=metrics,
+    )  # fmt: skip
 
 
 class _Trainer:
     """The network, its moving average and the optimiser; one step, and everything a checkpoint holds."""
 
-    def __init__(self, fabric: Fabric, network: CGM2Net, loss: TaskLoss, settings: TrainSettings) -> None:
+    def __init__(self, fabric: Fabric, network: Network, loss: TaskLoss, settings: TrainSettings) -> None:
         self.fabric, self.network, self.loss, self.settings = fabric, network, loss, settings
         both = nn.ModuleDict({"network": network, "loss": loss})
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
         optimizer = torch.optim.AdamW(parameter_groups(both, settings), lr=settings.learning_rate, betas=(0.9, 0.99))
+        if settings.recompute:
+            recompute(network)
         self.wrapped, self.optimizer = fabric.setup(network, optimizer)
         self.loss.to(fabric.device)
         self.average.to(fabric.device)
@@ -131,13 +155,9 @@ class _Trainer:
         rate = learning_rate(number, self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        prediction = self.wrapped(batch["optical_CHW"], batch["sar_CHW"], batch["cloud_HW"].unsqueeze(1))
-        loss, parts = self.loss(prediction, batch)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            found = {name: float(part.detach()) for name, part in parts.items()}
-            raise MetricError(f"step {number}: loss is {value} ({found}); lower train.learning_rate, look at the tiles")
-        self.fabric.backward(loss)
+        found = self._backward(batch)
+        if not math.isfinite(found["loss"]):
+            raise MetricError(f"step {number}: not finite: {found}; lower train.learning_rate, look at the tiles")
         for parameter in self.loss.parameters():  # DDP averages the network's gradients only
             if parameter.grad is not None:
                 average = self.fabric.all_reduce(parameter.grad)
@@ -149,7 +169,22 @@ class _Trainer:
         self.average.update_parameters(self.network)
         self.seconds += time.perf_counter() - begun
         self.steps_here += 1
-        return {"loss": value, "learning_rate": rate, **{name: float(part.detach()) for name, part in parts.items()}}
+        return {"learning_rate": rate, **found}
+
+    def _backward(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """Add up the gradients of a batch, pass by pass; return the loss and its parts, averaged over the passes."""
+        passes = self.settings.num_passes
+        chunks = {name: value.chunk(passes) for name, value in batch.items()}
+        found: dict[str, float] = {}
+        for number in range(passes):
+            part = {name: chunk[number] for name, chunk in chunks.items()}
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number < passes - 1):
+                prediction = self.wrapped(part["optical_CHW"], part["sar_CHW"], part["cloud_HW"].unsqueeze(1))
+                loss, parts = self.loss(prediction, part)
+                self.fabric.backward(loss / passes)
+            for name, value in {"loss": loss, **parts}.items():
+                found[name] = found.get(name, 0.0) + float(value.detach()) / passes
+        return found
 
     def state(self, next_step: int) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -198,8 +233,6 @@ def _batches(
     tiles: TileDataset, first_step: int, settings: TrainSettings, *, seed: int, fabric: Fabric
 ) -> Iterator[dict[str, Tensor]]:
     """This process's share of every batch from ``first_step`` on."""
-    if settings.batch_size % fabric.world_size:
-        raise DataError(f"train.batch_size {settings.batch_size} does not divide among {fabric.world_size} processes")
     share = settings.batch_size // fabric.world_size
     count = settings.steps * settings.batch_size
     crops = Crops(tiles, crop_px=settings.crop_px, count=count, seed=seed)
@@ -227,22 +260,15 @@ def band_statistics(tiles: TileDataset, role: str, bands: Sequence[str]) -> tupl
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
-def _open_tiles(tiles_dir: Path, settings: TrainSettings) -> tuple[TileDataset, TileDataset]:
-    tiles, validation = TileDataset(tiles_dir, split="train"), TileDataset(tiles_dir, split="val")
+def _open_tiles(
+    tiles_dir: Path, settings: TrainSettings, tiles_type: type[TileDataset]
+) -> tuple[TileDataset, TileDataset]:
+    tiles, validation = (tiles_type(tiles_dir, split=split) for split in ("train", "val"))
     if settings.crop_px > tiles.size_px:
         raise DataError(f"train.crop_px {settings.crop_px} is larger than the tiles of {tiles.size_px} px; lower it")
     if tiles.nbytes + validation.nbytes <= PRELOAD_BYTES:
         tiles.preload(), validation.preload()
     return tiles, validation
-
-
-def _config(tiles: TileDataset, settings: TrainSettings) -> NetworkConfig:
-    return NetworkConfig(
-        num_optical_bands=len(tiles.optical_bands), num_sar_bands=len(tiles.sar_bands),
-        num_classes=len(tiles.classes), size=settings.network_size, restoration=settings.restoration,
-        interaction=settings.interaction, fusion=settings.fusion, exchange=settings.exchange,
-        cloud_guidance=settings.cloud_guidance,
-    )  # fmt: skip
 
 
 def _strategy(settings: TrainSettings) -> str:
@@ -256,56 +282,19 @@ class _Untracked:
         """Do nothing."""
 
 
-def _tracked(fabric: Fabric, state_dir: Path, settings: TrainSettings, *, seed: int, data_hash: str) -> Any:
+def _tracked(
+    fabric: Fabric, state_dir: Path, settings: TrainSettings, tracked: Tracked, *, seed: int, data_hash: str
+) -> Any:
     if not fabric.is_global_zero:
         return nullcontext(_Untracked())
     return tracking.run(
-        state_dir / "run.json", experiment=EXPERIMENT, name=f"cgm2net-{settings.network_size}-seed{seed}",
-        params={**settings.model_dump(), "seed": seed}, tags=lineage.lineage_tags(Path.cwd(), data_hash=data_hash),
+        state_dir / "run.json", experiment=tracked.experiment,
+        name=tracked.name or f"{settings.architecture}-{settings.network_size}-seed{seed}",
+        params={**settings.model_dump(), "seed": seed},
+        tags={**lineage.lineage_tags(Path.cwd(), data_hash=data_hash), **tracked.tags},
     )  # fmt: skip
 
 
 def _validate(trainer: _Trainer, validation: TileDataset) -> dict[str, float]:
     settings = EvaluateSettings(num_threads=trainer.settings.num_threads)
     return score(trainer.average.module, validation, settings=settings, shown_as="validate").metrics()
-
-
-def _write(
-    trainer: _Trainer, tiles: TileDataset, validation: TileDataset, first_step: int, *, seed: int, out_dir: Path
-) -> TrainReport:
-    settings, network = trainer.settings, trainer.average.module
-    assert isinstance(network, CGM2Net)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(trainer.curves).to_csv(out_dir / "curves.csv", index=False, float_format="%.6g")
-    last = {name.removeprefix("val/"): v for name, v in trainer.curves[-1].items() if name.startswith("val/")}
-    write_json(out_dir / "metrics.json", nest(last))
-    _draw_validation(network, validation, out_dir / "validation.png", settings)
-    scoring = EvaluateSettings(num_threads=settings.num_threads)
-    calibration = fit(
-        predict(network, validation, range(len(validation)), settings=scoring),
-        num_classes=len(validation.classes), cloud_threshold=scoring.cloud_threshold,
-    )  # fmt: skip
-    num_parameters = sum(parameter.numel() for parameter in network.parameters())
-    card = weights.Card(
-        config=network.config, optical_bands=tiles.optical_bands, sar_bands=tiles.sar_bands, classes=tiles.classes,
-        gsd_m=tiles.gsd_m, data_hash=tiles.data_hash, seed=seed, steps=settings.steps,
-        num_parameters=num_parameters, library_version=importlib.metadata.version("cgm2net"),
-        calibration=calibration,
-    )  # fmt: skip
-    weights.save(out_dir, network, card)
-    return TrainReport(
-        num_parameters=num_parameters, steps=settings.steps, resumed_at=first_step,
-        seconds_a_step=trainer.seconds / max(1, trainer.steps_here), metrics={f"val/{k}": v for k, v in last.items()},
-    )  # fmt: skip
-
-
-def _draw_validation(network: CGM2Net, validation: TileDataset, path: Path, settings: TrainSettings) -> None:
-    by_cover = validation.table["cloud_cover"].sort_values(kind="stable").index
-    chosen = [int(i) for i in by_cover[np.linspace(0, len(by_cover) - 1, min(NUM_PICTURES, len(by_cover))).astype(int)]]
-    samples = predicted_samples(
-        network, validation, chosen, settings=EvaluateSettings(num_threads=settings.num_threads)
-    )
-    pictures.draw_tiles(
-        samples, path, optical_bands=validation.optical_bands, sar_bands=validation.sar_bands,
-        classes=validation.classes,
-    )  # fmt: skip

@@ -93,6 +93,12 @@ def test_data_docs_say_what_to_do_and_send_nothing(judged: tuple[dict[str, list[
     assert str(docs.parent) not in text
 
 
+def test_data_docs_hold_no_picture_that_no_page_shows(judged: tuple[dict[str, list[str]], Path]) -> None:
+    _, docs = judged
+    assert sorted(path.name for path in docs.glob("static/images/*")) == ["favicon.ico", "logo-long.png"]
+    assert sum(path.stat().st_size for path in docs.rglob("*") if path.is_file()) < 1_000_000
+
+
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, ValidateReport]]:
     """Validate the sample's scenes, one with a lost file and one that an earlier stage refused."""

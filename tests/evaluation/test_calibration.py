@@ -7,7 +7,7 @@ import torch
 from cgm2net.errors import DataError
 from cgm2net.evaluation.calibration import CalibrationMetrics, calibration_metrics, fit, reliability_table
 from cgm2net.model.calibration import Calibration, half_width, probabilities
-from cgm2net.model.network import Prediction
+from cgm2net.model.interface import Prediction
 
 PLAIN = Calibration(interval_clear=(1.0,), interval_cloudy=(1.0,))
 

@@ -21,9 +21,10 @@ from cgm2net.evaluation.metrics import flatten
 from cgm2net.evaluation.score import Scores, majority_class, score
 from cgm2net.files import read_json, write_json
 from cgm2net.model.calibration import Calibration
-from cgm2net.model.network import CGM2Net, NetworkConfig, Prediction
-from cgm2net.model.weights import Card, save
+from cgm2net.model.interface import NetworkConfig, Prediction
+from cgm2net.model.network import CGM2Net
 from cgm2net.settings import EvaluateSettings
+from cgm2net.weights import Card, save
 
 BANDS = ("B02", "B03", "B04")
 CLASSES = ("water", "forest", "urban")
@@ -228,7 +229,10 @@ def stage_folders(tmp_path: Path) -> tuple[Path, Path]:
 def test_stage_scores_the_test_split_alone(stage_folders: tuple[Path, Path], tmp_path: Path) -> None:
     result = evaluate(*stage_folders, tmp_path / "evaluate", settings=SETTINGS)
     assert result.num_tiles == 3
-    assert [path.name for path in result.files] == sorted([*FILES, "page.json", "reliability.csv", "report.html"])
+    _, middle, worst = pd.read_parquet(tmp_path / "evaluate/tiles.parquet").sort_values("cloudy/rmse")["tile_id"]
+    explained = [f"explain_{tile}.{kind}" for tile in (middle, worst) for kind in ("json", "png")]
+    expected = sorted([*FILES, *explained, "page.json", "reliability.csv", "report.html"])
+    assert [path.name for path in result.files] == expected
     assert pd.read_parquet(tmp_path / "evaluate/tiles.parquet")["scene_id"].tolist() == ["s3", "s4", "s5"]
     # class 2 is the most frequent in training; in the test split there is only class 1
     assert result.metrics["majority/all/oa"] == 0.0

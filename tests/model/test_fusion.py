@@ -7,6 +7,7 @@ import torch
 from cgm2net.model.fusion import MambaFusion
 
 CHANNELS = 4
+CLOUD = torch.linspace(0, 1, 30).view(1, 5, 6, 1)
 
 
 def make() -> MambaFusion:
@@ -36,14 +37,14 @@ def test_swapping_modalities_and_their_weights_and_turning_the_map_is_no_change(
     module = make()
     module.spatial.weight.data = module.spatial.weight.data + module.spatial.weight.data.flip(2, 3)  # turns alike
     optical, sar = torch.randn(1, 5, 6, CHANNELS), torch.randn(1, 5, 6, CHANNELS)
-    turned = swapped(module)(sar.flip(1, 2), optical.flip(1, 2)).flip(1, 2)
-    assert torch.allclose(module(optical, sar), turned, atol=1e-5)
+    turned = swapped(module)(sar.flip(1, 2), optical.flip(1, 2), CLOUD.flip(1, 2)).flip(1, 2)
+    assert torch.allclose(module(optical, sar, CLOUD), turned, atol=1e-5)
 
 
 def test_swapping_modalities_alone_changes_the_answer():
     module = make()
     optical, sar = torch.randn(1, 5, 6, CHANNELS), torch.randn(1, 5, 6, CHANNELS)
-    assert not torch.allclose(module(optical, sar), module(sar, optical), atol=1e-3)
+    assert not torch.allclose(module(optical, sar, CLOUD), module(sar, optical, CLOUD), atol=1e-3)
 
 
 def test_a_row_is_read_as_o1_s1_o2_s2():
@@ -66,17 +67,21 @@ def test_a_row_is_read_as_o1_s1_o2_s2():
     assert moved_sar.tolist() == [False, True, True]
 
 
-def test_each_stream_is_weighed_by_the_other():
+def test_each_stream_is_weighed_by_the_other_and_by_the_cloud():
     module = make()
     optical, sar = torch.randn(1, 4, 4, CHANNELS), torch.randn(1, 4, 4, CHANNELS)
     told = {}
     for name in ("weigh_optical", "weigh_sar"):
         getattr(module, name).register_forward_hook(lambda _, given, answer, name=name: told.update({name: answer}))
 
-    def weights(one: torch.Tensor, two: torch.Tensor) -> dict[str, torch.Tensor]:
-        module(one, two)
+    def weights(one: torch.Tensor, two: torch.Tensor, cloud: float = 0.0) -> dict[str, torch.Tensor]:
+        module(one, two, torch.full((1, 4, 4, 1), cloud))
         return dict(told)
 
     before, after = weights(optical, sar), weights(optical, torch.randn_like(sar))
     assert torch.equal(before["weigh_sar"], after["weigh_sar"])  # optics did not change
     assert not torch.allclose(before["weigh_optical"], after["weigh_optical"])
+    overcast = weights(optical, sar, cloud=1.0)
+    # before anything is learned a cloud takes 2 from the optics' logit and gives 1 to that of SAR
+    assert torch.allclose(overcast["weigh_optical"], before["weigh_optical"] - 2.0, atol=1e-6)
+    assert torch.allclose(overcast["weigh_sar"], before["weigh_sar"] + 1.0, atol=1e-6)

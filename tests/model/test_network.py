@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cgm2net import weights
 from cgm2net.errors import ModelError
-from cgm2net.model import weights
 from cgm2net.model.calibration import Calibration
-from cgm2net.model.network import CGM2Net, NetworkConfig
+from cgm2net.model.interface import NetworkConfig
+from cgm2net.model.network import CGM2Net
+from cgm2net.settings import OWN_PARTS
 
 
 def config(**changes) -> NetworkConfig:
@@ -48,14 +50,17 @@ def test_labels_may_lie_on_a_coarser_grid():
     assert prediction.clear_BCHW.shape == (1, 4, 160, 160)
 
 
-@pytest.mark.parametrize("off", ["restoration", "interaction", "fusion", "exchange", "cloud_guidance"])
+SWITCHES = [*OWN_PARTS, "cloud_guidance", "soft_mask", "sar"]
+
+
+@pytest.mark.parametrize("off", SWITCHES)
 def test_each_module_can_be_switched_off(off):
     torch.manual_seed(0)
     full = CGM2Net(config())
     torch.manual_seed(0)
     without = CGM2Net(config(**{off: False}))
     fewer = sum(p.numel() for p in without.parameters()) < sum(p.numel() for p in full.parameters())
-    assert fewer == (off != "cloud_guidance")
+    assert fewer == (off in OWN_PARTS)
     prediction = without(*inputs(16, 16))
     (prediction.clear_BCHW.sum() + prediction.logits_BKHW.sum()).backward()
 
@@ -70,16 +75,47 @@ def test_without_guidance_the_mask_has_no_say():
     assert torch.equal(one.logits_BKHW, two.logits_BKHW)
 
 
+def test_without_guidance_the_image_can_still_be_replaced():
+    torch.manual_seed(0)
+    network = CGM2Net(config(cloud_guidance=False)).eval()
+    optical, sar, cloud = inputs(16, 16)
+    with torch.no_grad():
+        clear = network(optical, sar, cloud).clear_BCHW
+    # the gate begins at sigmoid(0), the candidate at 0.15: nothing but learning decides where
+    assert torch.allclose(clear, 0.5 * optical + 0.5 * 0.15, atol=1e-3)
+
+
+def test_a_hard_mask_is_the_soft_one_cut_at_a_half():
+    torch.manual_seed(0)
+    network = CGM2Net(config(soft_mask=False)).eval()
+    optical, sar, cloud = inputs(16, 16)
+    with torch.no_grad():
+        soft, hard = network(optical, sar, 0.2 + 0.6 * cloud), network(optical, sar, cloud)
+    assert torch.equal(soft.clear_BCHW, hard.clear_BCHW)
+
+
+def test_without_sar_it_has_no_say():
+    torch.manual_seed(0)
+    network = CGM2Net(config(sar=False)).eval()
+    optical, sar, cloud = inputs(16, 16)
+    with torch.no_grad():
+        one, two = network(optical, sar, cloud), network(optical, 1 - sar, cloud)
+    assert torch.equal(one.logits_BKHW, two.logits_BKHW)
+
+
 def test_before_training_clear_pixels_are_nearly_copied_and_clouded_ones_replaced():
     torch.manual_seed(0)
     network = CGM2Net(config()).eval()
     optical, sar, cloud = inputs(16, 16)
+    cloud[:] = 0.0
+    cloud[:, :, :8] = 1.0
     with torch.no_grad():
         clear = network(optical, sar, cloud).clear_BCHW
-    covered = cloud.expand_as(optical) > 0
-    # the gate begins at 0.25 sigmoid(-2) = 0.030 in the clear and sigmoid(4) = 0.982 under cloud; the candidate at 0.15
-    assert torch.allclose(clear[~covered], 0.970 * optical[~covered] + 0.030 * 0.15, atol=1e-3)
-    assert torch.allclose(clear[covered], 0.018 * optical[covered] + 0.982 * 0.15, atol=1e-3)
+    # the candidate begins at 0.15; the gate at sigmoid(4) = 0.982 under cloud, at sigmoid(-2) = 0.119 in the clear, of
+    # which a quarter counts farther than two pixels from the cloud
+    for rows, gate in ((slice(0, 8), 0.982), (slice(8, 10), 0.119), (slice(10, 16), 0.030)):
+        wanted = (1 - gate) * optical[:, :, rows] + gate * 0.15
+        assert torch.allclose(clear[:, :, rows], wanted, atol=1e-3), rows
 
 
 def test_whatever_is_learned_most_of_a_clear_pixel_is_what_was_measured():

@@ -32,7 +32,7 @@ def half_clouded(tokens: torch.Tensor) -> torch.Tensor:
 
 def test_clear_optics_pass_unchanged_to_the_bit(streams):
     optical, sar = streams
-    module = randomised(FeatureRestoration(CHANNELS, dilations=(1, 2)))
+    module = randomised(FeatureRestoration(CHANNELS, pools=(1, 2)))
     cloud = half_clouded(optical)
     restored, _ = module(optical, sar, cloud)
     assert torch.equal(restored[:, :, 12:], optical[:, :, 12:])
@@ -41,14 +41,14 @@ def test_clear_optics_pass_unchanged_to_the_bit(streams):
 
 def test_an_all_clear_mask_makes_it_the_identity_on_optics(streams):
     optical, sar = streams
-    restored, _ = randomised(FeatureRestoration(CHANNELS, dilations=(1,)))(optical, sar, torch.zeros(2, 16, 24, 1))
+    restored, _ = randomised(FeatureRestoration(CHANNELS, pools=(1,)))(optical, sar, torch.zeros(2, 16, 24, 1))
     assert torch.equal(restored, optical)
 
 
-@pytest.mark.parametrize("dilation", [1, 2, 4])
-def test_spatial_correlation_takes_nothing_from_under_a_cloud(streams, dilation):
+@pytest.mark.parametrize("pool", [1, 2, 4])
+def test_spatial_correlation_takes_nothing_from_under_a_cloud(streams, pool):
     optical, sar = streams
-    module = randomised(SpatialCorrelation(CHANNELS, num_heads=2, dilation=dilation))
+    module = randomised(SpatialCorrelation(CHANNELS, num_heads=2, pool=pool))
     cloud = half_clouded(optical)
     changed = torch.where(cloud > 0, torch.randn_like(optical) * 100, optical)
     before, _ = module(optical, sar, cloud)
@@ -64,9 +64,43 @@ def test_channel_correlation_is_not_learned_from_clouded_pixels(streams):
     assert torch.allclose(module(optical, sar, cloud), module(changed, sar, cloud), atol=1e-6)
 
 
+def test_a_kind_of_ground_gets_the_mean_of_its_clear_pixels_and_an_unseen_one_what_was_learned():
+    """Two kinds that SAR tells apart; one has clear pixels of 3 and 5, the other lies all under cloud."""
+    module = ChannelCorrelation(2, num_heads=1)
+    with torch.no_grad():
+        for layer in (module.query, module.key):
+            layer.weight.copy_(torch.eye(2) * 50.0)
+        module.value.weight.copy_(torch.eye(2))
+        module.prior_hcc.copy_(torch.tensor([[[0.0, 0.0], [7.0, 8.0]]]))
+    kind = torch.tensor([0, 0, 0, 1, 1]).view(1, 1, 5)
+    sar = torch.nn.functional.one_hot(kind, 2).float()
+    optical = torch.tensor([3.0, 5.0, 99.0, 99.0, 99.0]).view(1, 1, 5, 1).expand(-1, -1, -1, 2)
+    cloud = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]).view(1, 1, 5, 1)
+    found = module(optical, sar, cloud)
+    # one pseudo-pixel of the learned value stands beside those that are seen: (3 + 5 + 0) / (2 + 1)
+    assert torch.allclose(found[0, 0, :3], torch.tensor(8.0 / 3.0), atol=1e-4)
+    assert torch.allclose(found[0, 0, 3:], torch.tensor([7.0, 8.0]), atol=1e-4)
+
+
+def test_pooled_keys_are_means_of_what_is_clear_in_their_cells():
+    """A window of 16 tokens in cells of 2 x 2: one clear token in a cell speaks for it, at a quarter of the weight."""
+    module = SpatialCorrelation(1, num_heads=1, pool=2)
+    with torch.no_grad():
+        module.query.weight.zero_()
+        module.value.weight.fill_(1.0)
+        module.null_logit_h.fill_(-50.0)
+    optical = torch.full((1, 16, 16, 1), 99.0)
+    cloud = torch.ones(1, 16, 16, 1)
+    optical[0, 0, 0], cloud[0, 0, 0] = 4.0, 0.0  # alone in its cell
+    optical[0, 4:6, 4:6], cloud[0, 4:6, 4:6] = 9.0, 0.0  # a whole cell
+    found, missing = module(optical, torch.zeros(1, 16, 16, 1), cloud)
+    assert torch.allclose(found, torch.full_like(found, (0.25 * 4.0 + 1.0 * 9.0) / 1.25), atol=1e-4)
+    assert (missing < 1e-6).all()
+
+
 def test_a_window_without_a_clear_pixel_says_so(streams):
     optical, sar = streams
-    module = randomised(SpatialCorrelation(CHANNELS, num_heads=1, dilation=1))
+    module = randomised(SpatialCorrelation(CHANNELS, num_heads=1, pool=1))
     cloud = torch.ones(2, 16, 24, 1)
     cloud[:, 0, 0] = 0.0  # one clear pixel, in the first window
     found, missing = module(optical, sar, cloud)
@@ -77,7 +111,7 @@ def test_a_window_without_a_clear_pixel_says_so(streams):
 
 def test_sar_decides_which_clear_neighbour_is_carried():
     """Two kinds of ground, told apart by SAR alone; optics 1 on the one and 2 on the other, cloud over both."""
-    module = SpatialCorrelation(2, num_heads=1, dilation=1)
+    module = SpatialCorrelation(2, num_heads=1, pool=1)
     with torch.no_grad():
         for layer in (module.query, module.key):
             layer.weight.copy_(torch.eye(2) * 6.0)
@@ -96,7 +130,7 @@ def test_sar_decides_which_clear_neighbour_is_carried():
 
 def test_windows_of_a_map_that_they_do_not_divide_are_padded_with_cloud(streams):
     optical, sar = streams[0][:, :11, :13], streams[1][:, :11, :13]
-    module = randomised(SpatialCorrelation(CHANNELS, num_heads=2, dilation=2))
+    module = randomised(SpatialCorrelation(CHANNELS, num_heads=2, pool=2))
     found, missing = module(optical, sar, torch.zeros(2, 11, 13, 1))
     assert found.shape == optical.shape
     assert missing.shape == (2, 11, 13, 1)

@@ -8,11 +8,12 @@ import pytest
 import torch
 import yaml
 
+from cgm2net import weights
 from cgm2net.catalog import COLUMNS
 from cgm2net.data import synthetic
-from cgm2net.model import weights
 from cgm2net.model.calibration import Calibration
-from cgm2net.model.network import CGM2Net, NetworkConfig
+from cgm2net.model.interface import NetworkConfig
+from cgm2net.model.network import CGM2Net
 from pipelines.predict import PredictError, predict
 
 ROOT = Path(__file__).parents[2]

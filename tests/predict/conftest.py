@@ -7,11 +7,11 @@ import pytest
 import torch
 from pictured import BANDS
 
-from cgm2net import raster
+from cgm2net import raster, weights
 from cgm2net.data import synthetic
-from cgm2net.model import weights
 from cgm2net.model.calibration import Calibration
-from cgm2net.model.network import CGM2Net, NetworkConfig
+from cgm2net.model.interface import NetworkConfig
+from cgm2net.model.network import CGM2Net
 from cgm2net.predict.model import LoadedModel, load_model
 from cgm2net.predict.run import PredictSettings, SceneReport, predict_scene
 from cgm2net.predict.scene import SceneInputs, files_as_inputs

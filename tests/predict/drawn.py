@@ -10,7 +10,7 @@ from odc.geo.geobox import GeoBox
 
 from cgm2net.model.calibration import Calibration
 from cgm2net.model.network import NetworkConfig
-from cgm2net.model.weights import Card
+from cgm2net.weights import Card
 
 BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
 UTM = "EPSG:32632"

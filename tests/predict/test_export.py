@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 import torch
 
+from cgm2net import weights
 from cgm2net.errors import BackendError
-from cgm2net.model import weights
 from cgm2net.predict.export import export
 
 

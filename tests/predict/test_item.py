@@ -24,10 +24,10 @@ from cgm2net.errors import CatalogError
 from cgm2net.files import sha256_file
 from cgm2net.model.calibration import Calibration
 from cgm2net.model.network import NetworkConfig
-from cgm2net.model.weights import Card
 from cgm2net.predict import item
 from cgm2net.predict.layers import layers
 from cgm2net.predict.scene import SceneInputs
+from cgm2net.weights import Card
 
 BANDS = ("B02", "B04", "B06")
 CLASSES = ("water", "broadleaf forest", "Wälder")

@@ -13,11 +13,11 @@ from rasterio.windows import Window
 from cgm2net.errors import RasterError
 from cgm2net.model.calibration import Calibration
 from cgm2net.model.network import NetworkConfig
-from cgm2net.model.weights import Card
 from cgm2net.pictures import class_colours
 from cgm2net.predict.layers import ORIGINS, Block, Origin
 from cgm2net.predict.products import Products
 from cgm2net.predict.quicklook import NODATA_COLOUR, draw_quicklook
+from cgm2net.weights import Card
 
 BANDS = ("B02", "B03", "B04")
 CLASSES = ("water", "forest", "crops")

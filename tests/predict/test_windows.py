@@ -44,6 +44,26 @@ def test_where_two_windows_overlap_one_fades_into_the_other():
     np.testing.assert_allclose(first[STRIDE_PX:] + second[:OVERLAP_PX], 1.0, atol=1e-6)
 
 
+def test_blocks_meet_where_one_window_alone_has_a_say():
+    # ten windows span 9 * 192 + 256 = 1984 px; of the tenth, from 1728 on, 1792-1920 is its own, 1856 the middle
+    side = Side.of(3000, 0)
+    assert side.blocks(2048) == [(0, 1856), (1856, 3000)]
+    assert [side.over(*block) for block in side.blocks(2048)] == [range(10), range(9, 16)]
+    assert Side.of(2048, 100).blocks(2048) == [(0, 2048)]
+
+
+@given(length=st.integers(1, 5000), phase=st.integers(0, STRIDE_PX - 1), most_px=st.integers(448, 2048))
+def test_a_blocks_windows_span_no_more_than_what_is_read_at_once(length, phase, most_px):
+    side = Side.of(length, phase)
+    blocks = side.blocks(most_px)
+    assert [place for block in blocks for place in range(*block)] == list(range(length))
+    for block in blocks:
+        over = side.over(*block)
+        first, last = max(side.starts[over[0]], 0), min(side.starts[over[-1]] + WINDOW_PX, length)
+        assert last - first <= most_px
+    assert sum(len(side.over(*block)) for block in blocks) == len(side.starts) + len(blocks) - 1
+
+
 @given(length=st.integers(1, 1500), phase=st.integers(0, STRIDE_PX - 1))
 def test_weights_add_up_to_one_in_every_pixel(length, phase):
     begin = starts(length, phase)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cgm2net.model.network import Prediction
+from cgm2net.model.interface import Prediction
 from cgm2net.settings import TrainSettings
 from cgm2net.training.losses import TaskLoss, charbonnier, cross_entropy, dice, dissimilarity, doubt
 

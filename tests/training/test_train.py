@@ -9,59 +9,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from cgm2net.data import synthetic
-from cgm2net.data.tile import tile
 from cgm2net.errors import DataError
-from cgm2net.settings import TileSettings, TrainSettings
+from cgm2net.settings import TrainSettings
 from cgm2net.training.optimiser import learning_rate
 from cgm2net.training.train import train
 
 ROOT = Path(__file__).parents[2]
-CLASSES = ("forest", "rangeland", "agriculture", "urban", "barren", "water")
 SETTINGS = {
     "network_size": "tiny", "steps": 6, "batch_size": 2, "crop_px": 16, "warmup_steps": 1, "num_threads": 1,
     "log_every_steps": 2, "checkpoint_every_steps": 2, "validate_every_steps": 6,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four regions of 64 px, as if co-registered already, cut into tiles of 32 px."""
-    folder = tmp_path_factory.mktemp("tiles")
-    rows = []
-    for region in range(4):
-        spec = synthetic.SceneSpec(region=region, date="2024-06-01", size_px=64, cover=0.5)
-        row = {"scene_id": f"s{region}", "region": f"r{region}", "accepted": True, "reason": ""}
-        for role in ("optical", "reference", "label", "cloud"):
-            path = folder / f"s{region}" / f"{role}.tif"
-            path.parent.mkdir(exist_ok=True)
-            synthetic.write(synthetic.uri(role, spec), path)
-            row[role] = f"s{region}/{role}.tif"
-        rows.append({**row, "sar": _sar_on_grid(folder, region, spec)})
-    for name in ("acquired_optical", "acquired_sar", "license", "source"):
-        rows = [{**row, name: ""} for row in rows]
-    pd.DataFrame(rows).to_csv(folder / "scenes.csv", index=False)
-    settings = TileSettings(size_px=32, stride_px=32, classes=CLASSES, num_workers=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        tile(folder / "scenes.csv", folder / "tile", settings=settings, seed=0)
-    return folder / "tile"
-
-
-def _sar_on_grid(folder: Path, region: int, spec: synthetic.SceneSpec) -> str:
-    from rasterio.enums import Resampling
-
-    from cgm2net import raster
-
-    sar = raster.warp(
-        synthetic.render(spec)["sar"], synthetic.optical_grid(spec), resampling=Resampling.bilinear, fill=float("nan")
-    )
-    raster.write(folder / f"s{region}" / "sar.tif", sar, nodata=float("nan"))
-    return f"s{region}/sar.tif"
 
 
 def settings(**changes: object) -> TrainSettings:
@@ -126,6 +88,49 @@ def test_kill_9_and_start_again_gives_what_an_undisturbed_training_gives(tiles, 
     assert json.loads(resumed.pop("run.json"))["run_id"] == killed_run  # one run in MLflow, not two
     undisturbed.pop("run.json")
     assert resumed == undisturbed
+
+
+def test_two_processes_learn_what_one_learns(tiles, project):
+    """Gloo, the same batch shared out: the loss of every step and what it comes to, up to rounding."""
+    shutil.copytree(tiles, project / "artifacts/tile")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    found = {}
+    for devices in (1, 2):
+        params["train"] = {
+            **SETTINGS,
+            "batch_size": 4,
+            "log_every_steps": 1,
+            "task_weights": "learned",
+            "devices": devices,
+        }
+        (project / "params.yaml").write_text(yaml.safe_dump(params))
+        assert run_stage(project) == 0
+        found[devices] = pd.read_csv(project / "artifacts/train/curves.csv")
+        shutil.rmtree(project / "artifacts/train")
+    losses = [name for name in found[1] if name.startswith("train/")]
+    assert len(losses) == 7
+    np.testing.assert_allclose(found[2][losses], found[1][losses], rtol=2e-4)
+    assert found[1]["train/loss"].nunique() == 6
+
+
+def curves(tiles: Path, out: Path, **changes: object) -> pd.DataFrame:
+    train(tiles, out, settings=settings(batch_size=4, log_every_steps=1, crop_px=32, **changes), seed=0)
+    return pd.read_csv(out / "curves.csv")
+
+
+def test_recomputed_activations_and_passes_change_memory_not_what_is_learned(tiles, project):
+    plain = curves(tiles, project / "plain")
+    again = curves(tiles, project / "again", recompute=True)
+    np.testing.assert_allclose(again, plain, rtol=1e-5)
+    # a pass's loss is a mean of its own: halves of a batch differ a little in how much is clouded
+    halves = curves(tiles, project / "halves", num_passes=2)
+    assert halves["train/loss"][0] == pytest.approx(plain["train/loss"][0], rel=0.05)
+    assert not np.allclose(halves["train/loss"], plain["train/loss"], rtol=1e-6)
+
+
+def test_a_batch_must_share_out():
+    with pytest.raises(ValueError, match="batch_size 2 must divide into devices 1 x num_passes 4"):
+        settings(num_passes=4)
 
 
 def test_crops_larger_than_tiles_are_refused(tiles, project):

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from cgm2net.errors import ModelError
 from cgm2net.files import write_aside
 from cgm2net.model.calibration import Calibration
-from cgm2net.model.network import CGM2Net, NetworkConfig
+from cgm2net.model.interface import Network, NetworkConfig
+from cgm2net.networks import build
 
 WEIGHTS_FILE = "weights.safetensors"
 CARD_FILE = "card.json"
@@ -38,7 +39,7 @@ class Card(BaseModel):
     "Measured on the validation tiles."
 
 
-def save(folder: Path, network: CGM2Net, card: Card) -> None:
+def save(folder: Path, network: Network, card: Card) -> None:
     """Write ``weights.safetensors`` and ``card.json``, the card last."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ def save(folder: Path, network: CGM2Net, card: Card) -> None:
         aside.write_text(card.model_dump_json(indent=2) + "\n")
 
 
-def load(folder: Path) -> tuple[CGM2Net, Card]:
+def load(folder: Path) -> tuple[Network, Card]:
     """Read a network in evaluation mode, on the CPU, and its card.
 
     Raises:
@@ -59,7 +60,7 @@ def load(folder: Path) -> tuple[CGM2Net, Card]:
             raise ModelError(f"{folder / name}: not there; a model is a folder with {CARD_FILE} and {WEIGHTS_FILE}")
     try:
         card = Card.model_validate_json((folder / CARD_FILE).read_text())
-        network = CGM2Net(card.config)
+        network = build(card.config)
         network.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     except ValidationError as error:
         raise ModelError(f"{folder / CARD_FILE}: not a card of this version: {error}") from error
