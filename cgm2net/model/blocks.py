@@ -39,13 +39,22 @@ class ConvMLP(nn.Module):
         return self.contract(F.gelu(self.spatial(self.expand(tokens_BHWC))))  # type: ignore[no-any-return]
 
 
+FIRST_STEPS = (0.01, 1.0)
+"""Step sizes that a scan begins with: its state remembers between one and a hundred tokens."""
+
+FIRST_SKIP = 0.5
+
+
 class ScanParameters(nn.Module):
     r"""Input-dependent parameters of a selective scan, for K directions at once.
 
-    .. math:: \Delta = \mathrm{softplus}(W_2 W_1 x + b), \quad B = W_B x, \quad C = W_C x, \quad A = -e^{a}
+    .. math::
+        \Delta = \mathrm{softplus}(W_2 W_1 \hat x + b), \quad B = W_B \hat x, \quad C = W_C \hat x, \quad A = -e^{a}
 
-    Gu and Dao 2023, doi:10.48550/arXiv.2312.00752; initialised as there: A to -1..-N, softplus(b) spread evenly on a
-    log scale over 0.001-0.1.
+    with x̂ the token at unit variance over its channels. Gu and Dao 2023, doi:10.48550/arXiv.2312.00752, with another
+    start: there what the scan reads is a few hundredths of the skip D x, and stays so in a short training; here they
+    begin alike. A starts at -1..-N, softplus(b) evenly on a log scale over :data:`FIRST_STEPS`, D at
+    :data:`FIRST_SKIP`.
     """
 
     def __init__(self, channels: int, *, num_states: int, num_directions: int) -> None:
@@ -55,16 +64,19 @@ class ScanParameters(nn.Module):
         self.project = nn.Linear(channels, num_directions * (self.rank + 2 * num_states), bias=False)
         self.delta_weight_KRD = nn.Parameter(torch.empty(num_directions, self.rank, channels))
         nn.init.uniform_(self.delta_weight_KRD, -(self.rank**-0.5), self.rank**-0.5)
-        step_KD = torch.exp(torch.rand(num_directions, channels) * math.log(100.0) + math.log(0.001))
+        low, high = (math.log(step) for step in FIRST_STEPS)
+        step_KD = torch.exp(torch.rand(num_directions, channels) * (high - low) + low)
         self.delta_bias_KD = nn.Parameter(step_KD + torch.log(-torch.expm1(-step_KD)))
         a_KDN = torch.arange(1.0, num_states + 1).log().expand(num_directions, channels, num_states)
         self.A_log_KDN = nn.Parameter(a_KDN.clone())
-        self.D = nn.Parameter(torch.ones(channels))
+        self.D = nn.Parameter(torch.full((channels,), FIRST_SKIP))
 
     def forward(self, tokens_BHWD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return delta (B, H, W, K, D) > 0, B and C (B, H, W, K, N)."""
         batch, height, width, _ = tokens_BHWD.shape
-        projected = self.project(tokens_BHWD).view(batch, height, width, self.num_directions, -1)
+        projected = self.project(F.layer_norm(tokens_BHWD, tokens_BHWD.shape[-1:])).view(
+            batch, height, width, self.num_directions, -1
+        )
         low, b_BHWKN, c_BHWKN = projected.split([self.rank, self.num_states, self.num_states], dim=-1)
         delta_BHWKD = torch.einsum("bhwkr,krd->bhwkd", low, self.delta_weight_KRD)
         return F.softplus(delta_BHWKD + self.delta_bias_KD), b_BHWKN, c_BHWKN

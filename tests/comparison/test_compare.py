@@ -39,12 +39,12 @@ def compare(*arguments: str) -> Result:
 
 def test_a_suite_is_trained_judged_logged_and_not_repeated(compared, monkeypatch):
     arguments = ("--suite", "ablations", "--seeds", "2", "--budget", "steps")
-    arguments += ("--only", "no-sar", "--only", "segmentation", "--only", "mask-eroded")
+    arguments += ("--only", "segmentation", "--only", "mask-eroded")
     result = compare(*arguments)
     assert result.exit_code == 0, result.output
     table = pd.read_csv("benchmarks/results/ablations.csv")
-    assert sorted(set(table["variant"])) == ["cgm2net", "mask-eroded", "no-sar", "segmentation"]
-    assert list(table[table["variant"] == "no-sar"]["seed"]) == [0, 1]
+    assert sorted(set(table["variant"])) == ["cgm2net", "mask-eroded", "segmentation"]
+    assert list(table[table["variant"] == "segmentation"]["seed"]) == [0, 1]
     assert table[table["variant"] == "segmentation"]["cloudy/psnr"].isna().all()  # not learned, so not shown
     assert table["cloudy/miou"].notna().all()
     # the eroded mask is shown to the very networks that were trained with the right one
@@ -53,7 +53,7 @@ def test_a_suite_is_trained_judged_logged_and_not_repeated(compared, monkeypatch
         6,
     )
     text = Path("benchmarks/results/ablations.md").read_text()
-    assert "| without SAR | 4 |" in text
+    assert "| segmentation alone | 4 |" in text
     assert text in result.output
     assert Path("benchmarks/results/ablations.png").read_bytes().startswith(b"\x89PNG")
 
@@ -74,9 +74,9 @@ def _check_runs() -> None:
     found = client.search_runs([experiment.experiment_id])
     parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in found if "mlflow.parentRunId" in run.data.tags]
-    assert (len(parents), len(children)) == (1, 6)
+    assert (len(parents), len(children)) == (1, 4)
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
-    assert {run.data.tags["variant"] for run in children} == {"cgm2net", "no-sar", "segmentation"}
+    assert {run.data.tags["variant"] for run in children} == {"cgm2net", "segmentation"}
     for run in children:
         assert "test/cloudy/miou" in run.data.metrics
         assert ("test/cloudy/psnr" in run.data.metrics) == (run.data.tags["variant"] != "segmentation")
