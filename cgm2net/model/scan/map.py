@@ -43,8 +43,8 @@ def scan_2d(  # noqa: PLR0917 - the operands of the formula, in its order
         C_BHWKN: what is read from the state, per direction.
         D_D: skip weights; ``D * x`` is added **once**, not once a direction.
         directions: what each index of K means; any subset, each at most once.
-        backend: see :data:`~cgm2net.model.scan.backends.Backend`. All but ``numba`` lay each direction out as a
-            sequence of its own and lay the results back.
+        backend: see :data:`~cgm2net.model.scan.backends.Backend`. All but ``numba`` and ``triton`` lay each direction
+            out as a sequence of its own and lay the results back.
 
     Returns:
         y_BHWD in ``x``'s dtype; computed in float64 where ``x`` is float64, else in float32.
@@ -59,6 +59,11 @@ def scan_2d(  # noqa: PLR0917 - the operands of the formula, in its order
     operands = (x_BHWD, delta_BHWKD, A_KDN, B_BHWKN, C_BHWKN)
     if chosen == "numba":
         return _scan_in_place(*operands, D_D=D_D, directions=directions).to(x_BHWD.dtype)
+    if chosen == "triton":
+        from cgm2net.model.scan.fused import Way, scan_fused
+
+        ways = [Way(column=way in ("down", "up"), backward=way in ("left", "up")) for way in directions]
+        return scan_fused(*operands, D_D, ways=ways)
     return scan_by_reordering(*operands, D_D=D_D, directions=directions, backend=chosen)
 
 

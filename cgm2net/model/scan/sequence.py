@@ -48,7 +48,7 @@ def selective_scan(  # noqa: PLR0917 - the signature of mamba_ssm's function
         BackendError: if the backend is not installed or cannot run on ``u``.
     """
     _check(u, A, B=B, C=C, delta=delta, D=D, z=z, delta_bias=delta_bias)
-    chosen = choose(backend, u)
+    chosen = choose(backend, u, of_map=False)
     if chosen == "mamba_ssm":
         return mamba_kernel()(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     compute = torch.float64 if u.dtype == torch.float64 else torch.float32
