@@ -132,10 +132,6 @@ class TrainSettings(_Section):
     batch_size: Count = 16
     crop_px: Annotated[int, Field(ge=16)] = 64
     "Side of the random crops that are trained on; at most the tile's size."
-    band_jitter: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
-    "Deviation of the logarithm of a gain that each band of a crop gets, image and reference alike."
-    sar_jitter_db: Annotated[float, Field(ge=0.0, le=10.0)] = 0.5
-    "Deviation of an offset that each SAR band of a crop gets [dB]."
     learning_rate: Positive = 2e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.02

@@ -154,8 +154,6 @@ SURFACE: dict[str, object] = {
     "train.steps": 400,
     "train.batch_size": 16,
     "train.crop_px": 64,
-    "train.band_jitter": 0.1,
-    "train.sar_jitter_db": 0.5,
     "train.learning_rate": 0.002,
     "train.warmup_steps": 50,
     "train.weight_decay": 0.02,

@@ -1,4 +1,4 @@
-"""Training samples: random crops, turned, mirrored and tinted, each a function of the seed and its number alone."""
+"""Training samples: random crops, turned and mirrored, every one a function of the seed and its number alone."""
 
 import numpy as np
 import torch
@@ -13,12 +13,8 @@ class Crops(torch.utils.data.Dataset[Sample]):
     samples that it would have seen, and processes share the work by sharing the numbers.
     """
 
-    def __init__(
-        self, tiles: TileDataset, *, crop_px: int, count: int, seed: int, band_jitter: float = 0.0,
-        sar_jitter_db: float = 0.0,
-    ) -> None:  # fmt: skip
+    def __init__(self, tiles: TileDataset, *, crop_px: int, count: int, seed: int) -> None:
         self.tiles, self.crop_px, self.count, self.seed = tiles, crop_px, count, seed
-        self.band_jitter, self.sar_jitter_db = band_jitter, sar_jitter_db
 
     def __len__(self) -> int:
         return self.count
@@ -36,24 +32,12 @@ class Crops(torch.utils.data.Dataset[Sample]):
             name: turn(array[..., top : top + self.crop_px, left : left + self.crop_px], turns, mirrored=mirrored)
             for name, array in stored.items()
         }
-        self._tint(cut, draw)
         return to_sample(
             cut,
             optical_bands=self.tiles.optical_bands,
             sar_bands=self.tiles.sar_bands,
             name=self.tiles.table["tile_id"][index],
         )
-
-    def _tint(self, cut: dict[str, np.ndarray], draw: np.random.Generator) -> None:
-        """Make the place look a little as on another day.
-
-        What lies under a cloud can then be learned from what is clear around it, not from having seen the place.
-        """
-        gain_C = np.exp(self.band_jitter * draw.standard_normal(len(self.tiles.optical_bands)))
-        for name in ("optical", "reference"):
-            cut[name] = cut[name] * gain_C.astype(np.float32)[:, None, None]
-        offset_C = self.sar_jitter_db * draw.standard_normal(len(self.tiles.sar_bands))
-        cut["sar"] = cut["sar"] + offset_C.astype(np.float32)[:, None, None]
 
 
 def turn(array: np.ndarray, turns: int, *, mirrored: bool) -> np.ndarray:

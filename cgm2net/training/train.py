@@ -235,10 +235,7 @@ def _batches(
     """This process's share of every batch from ``first_step`` on."""
     share = settings.batch_size // fabric.world_size
     count = settings.steps * settings.batch_size
-    crops = Crops(
-        tiles, crop_px=settings.crop_px, count=count, seed=seed, band_jitter=settings.band_jitter,
-        sar_jitter_db=settings.sar_jitter_db,
-    )  # fmt: skip
+    crops = Crops(tiles, crop_px=settings.crop_px, count=count, seed=seed)
     starts = range(first_step * settings.batch_size + fabric.global_rank * share, count, settings.batch_size)
     numbers = [number for start in starts for number in range(start, start + share)]
     loader = DataLoader(

@@ -56,32 +56,3 @@ def test_turns_and_mirrors_by_hand():
     assert turn(square, 1, mirrored=False).tolist() == [[2, 4], [1, 3]]
     assert turn(square, 0, mirrored=True).tolist() == [[2, 1], [4, 3]]
     assert turn(square, 2, mirrored=True).tolist() == [[3, 4], [1, 2]]
-
-
-def test_a_tint_is_one_gain_a_band_for_image_and_reference_and_one_offset_for_sar():
-    plain = Crops(Tiles(), crop_px=4, count=9, seed=0)  # type: ignore[arg-type]
-    tinted = Crops(Tiles(), crop_px=4, count=9, seed=0, band_jitter=0.1, sar_jitter_db=0.5)  # type: ignore[arg-type]
-    gains = []
-    for number in range(9):
-        before, after = plain[number], tinted[number]
-        assert torch.equal(before["label_HW"], after["label_HW"])  # the same place
-        gain = after["clear_CHW"] / before["clear_CHW"]
-        assert torch.allclose(gain, gain.mean().expand_as(gain), rtol=1e-4)
-        assert torch.equal(after["optical_CHW"], after["clear_CHW"])
-        offset = after["sar_CHW"] - before["sar_CHW"]
-        assert torch.allclose(offset, offset.mean().expand_as(offset), atol=1e-5)
-        gains.append(float(gain.mean()))
-    assert 0.03 < np.std(np.log(gains)) < 0.3
-    assert torch.equal(tinted[4]["sar_CHW"], tinted[4]["sar_CHW"])
-
-
-def test_what_was_not_measured_stays_so_under_a_tint():
-    class Holed(Tiles):
-        def stored(self, index: int) -> dict[str, np.ndarray]:
-            stored = super().stored(index)
-            return {**stored, "optical": stored["optical"] * 0, "sar": stored["sar"] * np.nan}
-
-    sample = Crops(Holed(), crop_px=4, count=1, seed=0, band_jitter=0.5, sar_jitter_db=3.0)[0]  # type: ignore[arg-type]
-    assert not sample["optical_CHW"].any()
-    assert not sample["sar_CHW"].any()
-    assert (sample["cloud_HW"] == 1.0).all()
