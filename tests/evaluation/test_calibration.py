@@ -101,3 +101,26 @@ def test_without_a_measured_pixel_there_is_nothing_to_fit():
     seen = batch([0], [0.0], [0.5], valid=[False])
     with pytest.raises(DataError, match="nothing to calibrate"):
         fit([(seen, answer([0.9], clear=[0.5], spread=[0.1]))], num_classes=2, cloud_threshold=0.5)
+
+
+def test_a_factor_holds_for_most_draws_of_the_tiles():
+    """Errors of 1 spread everywhere, but of 3 in one tile: does the tenth that may lie outside take it in?"""
+
+    def factor(num_tiles: int) -> float:
+        ratio_B = torch.ones(num_tiles)
+        ratio_B[0] = 3.0
+        clear = torch.zeros(num_tiles, 1, 4, 4)
+        prediction = Prediction(
+            clear + 0.1 * ratio_B.view(-1, 1, 1, 1), torch.zeros(num_tiles, 2, 4, 4), torch.full_like(clear, 0.1)
+        )
+        batch = {
+            "clear_CHW": clear, "cloud_HW": torch.zeros(num_tiles, 4, 4),
+            "label_HW": torch.zeros(num_tiles, 4, 4).long(),
+            "valid_HW": torch.ones(num_tiles, 4, 4, dtype=torch.bool),
+        }  # fmt: skip
+        return fit([(batch, prediction)], num_classes=2, cloud_threshold=0.5).interval_clear[0]
+
+    # 21 tiles: drawn anew, the odd one is more than a tenth of them (three times or more) in 8 draws of 100
+    assert factor(21) == pytest.approx(3.0)
+    # 60 tiles: six times or more in less than one draw of 1000
+    assert factor(60) == pytest.approx(1.0)
