@@ -42,7 +42,7 @@ _CGFR_READING = """\
 Gate: how much of a token's optical feature is replaced. Changed: how far that moves it. \
 Found clear: the share of the window attention that landed on clear tokens; the rest went to the null token.
 Looked: three clouded tokens (rings) and the tokens that they took optical values from, in their colours, inside their \
-windows (squares), with what each found clear; wider windows skip tokens."""
+windows (squares), with what each found clear; wider ones look at cells of tokens."""
 _CGSI_READING = """\
 Step: how much an optical token writes into the scan's state; damped by the mask, a clouded one hardly does, so that \
 the state is carried across. Handed: what a stream was given by the other, |r| / (|r| + |its own|).
