@@ -1,7 +1,6 @@
 """``python -m cgm2net COMMAND``: one command a stage, run in the project's root, as dvc.yaml calls them."""
 
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cgm2net.errors import CGM2NetError
+from cgm2net.data.sources.commands import CATALOG, catalog, guarded
 from cgm2net.settings import Settings, read_settings
 
 PARAMS = Path("params.yaml")
-CATALOG = Path("data/catalog.csv")
 ARTIFACTS = Path("artifacts")
 
 
@@ -104,38 +102,7 @@ def register() -> None:
     )
 
 
-@main.group()
-def catalog() -> None:
-    """Write data/catalog.csv from a source; then pin it with `dvc add data`."""
-
-
-_out = click.option("--out", type=click.Path(path_type=Path), default=CATALOG, show_default=True)
-
-
-@catalog.command()
-@click.option("--regions", default=12, show_default=True, help="Landscapes, each on one side of the split.")
-@click.option("--scenes", default=2, show_default=True, help="Dates of each region.")
-@click.option("--size-px", default=384, show_default=True, help="Height and width of a scene.")
-@click.option("--seed", default=0, show_default=True)
-@_out
-def synthetic(regions: int, scenes: int, size_px: int, seed: int, out: Path) -> None:
-    """Write the built-in sample: good scenes, and one of each defect that validation must find."""
-    import pandas as pd
-
-    from cgm2net.data.synthetic import sample_catalog
-
-    rows = sample_catalog(num_regions=regions, scenes_per_region=scenes, size_px=size_px, seed=seed)
-    _guard(lambda: _write_catalog(pd.DataFrame(rows), out))
-
-
-@catalog.command("file")
-@click.argument("path", type=click.Path(path_type=Path))
-@_out
-def from_file(path: Path, out: Path) -> None:
-    """Take the rows of another catalogue; URIs relative to its folder become absolute."""
-    from cgm2net.catalog import read_catalog
-
-    _guard(lambda: _write_catalog(read_catalog(path), out))
+main.add_command(catalog)
 
 
 @main.command()
@@ -159,7 +126,7 @@ def predict(**options: Any) -> None:
     """Restore and map whole scenes: COGs, a STAC item and a quick-look for each."""
     from cgm2net.predict.command import predict as command
 
-    _guard(lambda: command(**options))
+    guarded(lambda: command(**options))
 
 
 @main.command()
@@ -178,7 +145,7 @@ def explain(scene: str | None, **options: Any) -> None:
     """
     from cgm2net.predict.command import explain as command
 
-    _guard(lambda: command(scene, **options))
+    guarded(lambda: command(scene, **options))
 
 
 @main.command()
@@ -189,7 +156,7 @@ def export(uri: str, out: Path, formats: tuple[Any, ...]) -> None:
     """Write the network as ONNX and torch.export programs; print how far they are from it."""
     from cgm2net.predict.command import export as command
 
-    _guard(lambda: command(uri, out, formats=formats))
+    guarded(lambda: command(uri, out, formats=formats))
 
 
 @main.command()
@@ -206,14 +173,7 @@ def compare(**options: Any) -> None:
     """Train and judge networks on the same tiles, budgets and seeds; goes on where it was interrupted."""
     from cgm2net.comparison.command import compare_by_settings as command
 
-    _guard(lambda: command(read_settings(PARAMS), **options))
-
-
-def _write_catalog(table: Any, out: Path) -> str:
-    from cgm2net.catalog import write_catalog
-
-    write_catalog(table, out)
-    return f"{out}: {len(table)} scenes; pin it with `dvc add {out.parent}`"
+    guarded(lambda: command(read_settings(PARAMS), **options))
 
 
 def _run(stage: str, work: Callable[[Settings, Path], Any]) -> None:
@@ -222,18 +182,7 @@ def _run(stage: str, work: Callable[[Settings, Path], Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         return work(read_settings(PARAMS), out)
 
-    _guard(run)
-
-
-def _guard(work: Callable[[], object]) -> None:
-    """Print what comes back; end with 1 and the message alone where this library refuses something."""
-    try:
-        said = work()
-        if said is not None:
-            click.echo(str(said))
-    except CGM2NetError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    guarded(run)
 
 
 if __name__ == "__main__":
