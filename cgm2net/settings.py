@@ -62,6 +62,8 @@ class CoregisterSettings(_Section):
 
     num_workers: Count = 2
     optical_bands: tuple[str, ...] = ("B02", "B03", "B04", "B08", "B11", "B12")
+    extra_optical_bands: tuple[str, ...] = ()
+    "Optical bands that only a cloud method looks at: kept in `extra.tif`, apart from what the network sees."
     sar_bands: tuple[str, ...] = ("VV", "VH")
     max_shift_px: Positive = 8.0
     "A larger measured shift, along either axis, is not believed."
@@ -76,7 +78,7 @@ class CoregisterSettings(_Section):
 
     @model_validator(mode="after")
     def _known_bands(self) -> "CoregisterSettings":
-        for name in (*self.optical_bands, *self.sar_bands):
+        for name in (*self.optical_bands, *self.extra_optical_bands, *self.sar_bands):
             if name not in BANDS:
                 raise ValueError(f"unknown band {name!r}; known: {', '.join(BANDS)}")
         return self
