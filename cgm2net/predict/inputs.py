@@ -2,23 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
 from cgm2net.catalog import COLUMNS, accepted_scenes, check_id, read_catalog, read_scenes
 from cgm2net.data.fetch import PERMANENT, fetch, file_suffix, identity
+from cgm2net.data.sources import stac_items
 from cgm2net.errors import CatalogError, ChecksumError, RasterError
 from cgm2net.files import CACHE_DIR, sha256_json
 from cgm2net.predict.scene import BandFile, SceneInputs, files_as_inputs
-from cgm2net.sensors import BASELINE_OFFSET_DN, COMMON_NAMES
 
 if TYPE_CHECKING:
     import pystac
 
 FETCHED_DIR = CACHE_DIR / "scenes"
-_OFFSET_SINCE = "04.00"
 
 
 def from_catalog(path: Path) -> list[Mapping[str, str]]:
@@ -94,9 +93,8 @@ def _local(row: Mapping[str, str], role: str, fetched_dir: Path) -> Path:
 def from_items(optical: str, sar: str, *, optical_bands: Sequence[str], sar_bands: Sequence[str]) -> SceneInputs:
     """Return the scene of two STAC items, an optical one (Sentinel-2) and a SAR one (Sentinel-1 RTC).
 
-    Bands are found by asset key, band name or common name; DN offset and unit are read from the items: an offset that
-    the item states, or that of processing baseline 04.00 where it states none. The scene classification (asset
-    ``scl``) is the cloud mask where there is one.
+    Bands, offset and unit are what :mod:`cgm2net.data.sources.stac_items` makes of the items. The scene classification
+    (asset ``scl``) is the cloud mask where there is one.
 
     Args:
         optical: path or URL of the item's JSON.
@@ -108,83 +106,25 @@ def from_items(optical: str, sar: str, *, optical_bands: Sequence[str], sar_band
         CatalogError: if an item cannot be read.
         RasterError: if an asset is missing, or SAR is not calibrated backscatter.
     """
-    first, second = _read_item(optical), _read_item(sar)
+    first, second = stac_items.read_item(optical), stac_items.read_item(sar)
     check_id(first.id, what="item id", where=optical)
-    kind = str(second.properties.get("sar:product_type", "RTC")).upper()
-    if kind != "RTC":
-        raise RasterError(f"{sar}: product type {kind} is not calibrated backscatter; take the RTC item of the scene")
-    scl = first.assets.get("scl") or first.assets.get("SCL")
+    stac_items.require_backscatter(second)
+    scl = stac_items.classification_asset(first)
     return SceneInputs(
         scene_id=first.id,
         optical=tuple(_optical_band(first, name) for name in optical_bands),
         sar=tuple(_sar_band(second, name) for name in sar_bands),
-        cloud=_href(scl) if scl else None,
-        acquired_optical=_acquired(first),
-        acquired_sar=_acquired(second),
+        cloud=stac_items.href_of(scl) if scl else None,
+        acquired_optical=stac_items.acquired(first),
+        acquired_sar=stac_items.acquired(second),
     )
 
 
-def _read_item(source: str) -> "pystac.Item":
-    import pystac
-
-    try:
-        return pystac.Item.from_file(source)
-    except (OSError, ValueError, KeyError, pystac.STACError, pystac.STACTypeError) as error:
-        raise CatalogError(f"{source}: not a readable STAC item: {error}") from error
-
-
 def _optical_band(item: "pystac.Item", name: str) -> BandFile:
-    asset = _asset(item, name)
-    scale, offset = _scaling(asset)
-    if item.properties.get("earthsearch:boa_offset_applied") is True:
-        offset_dn = 0.0
-    elif offset is not None:
-        offset_dn = offset / scale
-    else:
-        baseline = str(item.properties.get("s2:processing_baseline", "00.00"))
-        offset_dn = -float(BASELINE_OFFSET_DN) if baseline >= _OFFSET_SINCE else 0.0
-    return BandFile(name=name, path=_href(asset), index=1, offset=offset_dn)
+    asset = stac_items.band_asset(item, name)
+    return BandFile(name=name, path=stac_items.href_of(asset), index=1, offset=stac_items.offset_dn(item, asset))
 
 
 def _sar_band(item: "pystac.Item", name: str) -> BandFile:
-    asset = _asset(item, name)
-    units = {str(band.get("unit", "")).lower() for band in _bands(asset)}
-    return BandFile(name=name, path=_href(asset), index=1, linear="db" not in units)
-
-
-def _asset(item: "pystac.Item", name: str) -> "pystac.Asset":
-    wanted = {name.lower(), COMMON_NAMES.get(name, name).lower()}
-    for key, asset in item.assets.items():
-        names = {str(band.get(field, "")).lower() for band in _bands(asset) for field in ("name", "common_name")}
-        if wanted & {key.lower(), *(names if len(_bands(asset)) == 1 else ())}:
-            return asset
-    raise RasterError(f"item {item.id}: has no asset for band {name}; its assets are {', '.join(item.assets)}")
-
-
-def _bands(asset: "pystac.Asset") -> list[dict[str, Any]]:
-    fields = asset.extra_fields
-    for key in ("bands", "eo:bands", "raster:bands"):
-        if fields.get(key):
-            return list(fields[key])
-    return []
-
-
-def _scaling(asset: "pystac.Asset") -> tuple[float, float | None]:
-    fields = asset.extra_fields
-    for band in [*fields.get("raster:bands", []), *fields.get("bands", []), fields]:
-        for prefix in ("", "raster:"):
-            if f"{prefix}offset" in band:
-                return float(band.get(f"{prefix}scale", 1.0)), float(band[f"{prefix}offset"])
-    return 1.0, None
-
-
-def _href(asset: "pystac.Asset") -> str:
-    href = asset.get_absolute_href()
-    if href is None:
-        raise RasterError(f"asset {asset.title or asset.href}: its address is relative and the item says not to what")
-    return href
-
-
-def _acquired(item: "pystac.Item") -> str:
-    moment = item.datetime or item.common_metadata.start_datetime
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else ""
+    asset = stac_items.band_asset(item, name)
+    return BandFile(name=name, path=stac_items.href_of(asset), index=1, linear=stac_items.is_linear(asset))
