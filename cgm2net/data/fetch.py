@@ -1,6 +1,7 @@
 """One fetcher for every URI: resumable, checksummed, written aside and renamed.
 
-``synthetic:`` is rendered; every other scheme (``file``, ``https``, ``s3``, …) goes through fsspec.
+``synthetic:`` is rendered, ``….json#stac=ROLE`` read from the items that the document names; every other scheme
+(``file``, ``https``, ``s3``, …) goes through fsspec.
 """
 
 import fcntl
@@ -8,6 +9,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -16,11 +19,15 @@ import fsspec
 from fsspec.spec import AbstractFileSystem
 
 from cgm2net.data import synthetic
+from cgm2net.data.sources import stac_documents, stac_read
 from cgm2net.errors import ChecksumError, FetchError
 from cgm2net.files import CACHE_DIR, sha256_file, sha256_json
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+Progress = Callable[[int, int | None], None]
+"""Is told how many bytes are there, and how many there will be: None where the store does not say."""
 
 PERMANENT = (FileNotFoundError, IsADirectoryError, PermissionError)
 """What no further try mends: nothing there, not a file, not allowed."""
@@ -29,6 +36,8 @@ PARTIAL_DIR = CACHE_DIR / "partial"
 _BLOCK_BYTES = 4 << 20
 _SUFFIXES = (".tif", ".tiff", ".jp2", ".npy", ".img", ".vrt")
 _LONGEST_WAIT_SECONDS = 60.0
+_SILENT_SECONDS = 60.0
+"""After so long without a byte a connection counts as broken; a whole file may take days."""
 
 
 def file_suffix(uri: str) -> str:
@@ -40,7 +49,8 @@ def file_suffix(uri: str) -> str:
 def identity(uri: str, *, max_attempts: int = 4, wait_seconds: float = 1.0) -> str:
     """Return what tells one version of a URI's content from another, without fetching it.
 
-    For ``synthetic:`` the URI itself; else what the store knows (ETag, time of change, size).
+    For ``synthetic:`` the URI itself, for ``#stac=`` what the document says; else what the store knows (ETag, time of
+    change, size).
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: if there is no file at the URI, or it is not given out.
@@ -48,6 +58,8 @@ def identity(uri: str, *, max_attempts: int = 4, wait_seconds: float = 1.0) -> s
     """
     if urlsplit(uri).scheme == synthetic.SCHEME:
         return uri
+    if stac_documents.is_stac(uri):
+        return stac_documents.identity(uri)
     store = _open_store(uri)
     known = _tried(lambda: _known(*store), uri, max_attempts=max_attempts, wait_seconds=wait_seconds)
     return _version(uri, known)
@@ -61,11 +73,12 @@ def fetch(
     max_attempts: int = 4,
     wait_seconds: float = 1.0,
     partial_dir: Path = PARTIAL_DIR,
+    on_progress: Progress | None = None,
 ) -> str:
     """Make a URI a checked local file.
 
     What has arrived is kept under ``partial_dir`` until it is whole, so that an interrupted transfer goes on where it
-    stopped, in the next attempt or in the next run.
+    stopped, in the next attempt or in the next run. No byte that has reached the disk is asked for again.
 
     Args:
         uri: where from.
@@ -74,6 +87,7 @@ def fetch(
         max_attempts: tries at faults of the network.
         wait_seconds: before the second try; doubled before each further one.
         partial_dir: where unfinished files wait.
+        on_progress: told, as bytes arrive, how many there are and how many there will be.
 
     Returns:
         The SHA-256 of the file.
@@ -87,14 +101,13 @@ def fetch(
     if urlsplit(uri).scheme == synthetic.SCHEME:
         synthetic.write(uri, target)
         return _checked(uri, target, sha256)
-    store = _open_store(uri)
     partial_dir.mkdir(parents=True, exist_ok=True)
-    _tried(
-        lambda: _transfer(uri, *store, target, partial_dir=partial_dir),
-        uri,
-        max_attempts=max_attempts,
-        wait_seconds=wait_seconds,
-    )
+    if stac_documents.is_stac(uri):
+        work = partial(_read_items, uri, target, partial_dir=partial_dir)
+    else:
+        told = on_progress or _silent
+        work = partial(_transfer, uri, *_open_store(uri), target, partial_dir=partial_dir, on_progress=told)
+    _tried(work, uri, max_attempts=max_attempts, wait_seconds=wait_seconds)
     return _checked(uri, target, sha256)
 
 
@@ -104,7 +117,7 @@ def _tried(action: Callable[[], _T], uri: str, *, max_attempts: int, wait_second
     while True:
         try:
             return action()
-        except PERMANENT:
+        except (*PERMANENT, ChecksumError):
             raise
         except _faults() as error:
             fault = str(error) or type(error).__name__
@@ -126,31 +139,80 @@ def _checked(uri: str, target: Path, wanted: str) -> str:
     return got
 
 
-def _transfer(uri: str, filesystem: AbstractFileSystem, path: str, target: Path, *, partial_dir: Path) -> None:
+def _transfer(
+    uri: str, filesystem: AbstractFileSystem, path: str, target: Path, *, partial_dir: Path, on_progress: Progress
+) -> None:
     """Append what is missing to the partial file; once whole, it becomes the target."""
     known = _known(filesystem, path)
+    size = known["size"]
     partial = partial_dir / _version(uri, known)
     with _alone(partial):
-        try:
-            _append(filesystem, path, partial, resume=known["size"] is not None)
-        except ValueError:  # fsspec's, where an HTTP server gives no ranges: only a stream from the start is left
-            _append(filesystem, path, partial, resume=False, ranges=False)
+        have = partial.stat().st_size if partial.exists() and size is not None else 0
+        if size is None or have < size or not partial.exists():
+            _append(filesystem, path, partial, known, have=have, on_progress=on_progress)
         arrived = partial.stat().st_size
-        if known["size"] not in (None, arrived):
-            if arrived > known["size"]:
+        if size not in (None, arrived):
+            if arrived > size:
                 partial.unlink()
-            raise FetchError(f"{arrived} bytes arrived of {known['size']}")
+            raise FetchError(f"{arrived} bytes arrived of {size}")
         partial.replace(target)
 
 
-def _append(filesystem: AbstractFileSystem, path: str, partial: Path, *, resume: bool, ranges: bool = True) -> None:
-    block_size = _BLOCK_BYTES if ranges else 0
-    have = partial.stat().st_size if resume and partial.exists() else 0
-    with filesystem.open(path, "rb", block_size=block_size, cache_type="readahead") as source:
+def _read_items(uri: str, target: Path, *, partial_dir: Path) -> None:
+    """Make the file of STAC items; finished blocks of it are kept until it is whole."""
+    role, grid, source = stac_documents.open_uri(uri)
+    kept = partial_dir / stac_documents.identity(uri)
+    with _alone(kept):
+        stac_read.write(role, source, grid, target, kept_dir=kept)
+
+
+def _append(
+    filesystem: AbstractFileSystem, path: str, partial: Path, known: dict[str, Any], *, have: int, on_progress: Progress
+) -> None:
+    source, begin = _open_at(filesystem, path, known, have=have)
+    with source, partial.open("ab" if begin else "wb") as sink:
+        while block := source.read(_BLOCK_BYTES):
+            sink.write(block)
+            sink.flush()  # a killed process loses what it holds, not what the system has taken
+            begin += len(block)
+            on_progress(begin, known["size"])
+
+
+def _open_at(filesystem: AbstractFileSystem, path: str, known: dict[str, Any], *, have: int) -> tuple[Any, int]:
+    """Open a file at a byte; return it and where it really begins: 0 where an HTTP server gives no ranges.
+
+    HTTP is one stream from there on, of which nothing is read ahead; a store is asked for block after block.
+    """
+    from fsspec.implementations.http import HTTPFileSystem
+
+    if not isinstance(filesystem, HTTPFileSystem):
+        source = filesystem.open(path, "rb", block_size=_BLOCK_BYTES, cache_type="none")
         source.seek(have)
-        with partial.open("ab" if have else "wb") as sink:
-            while block := source.read(_BLOCK_BYTES):
-                sink.write(block)
+        return source, have
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if known.get("ETag", "W/").startswith('"'):  # else a file changed meanwhile would be sewn to its older self
+            headers["If-Range"] = known["ETag"]
+    size = known["size"] or 1  # 0 and None would make fsspec ask for it again
+    source = filesystem.open(path, "rb", block_size=0, size=size, headers=headers, timeout=_patience())
+    if source.r.status != HTTPStatus.PARTIAL_CONTENT:
+        return source, 0
+    begin = int(source.r.headers["Content-Range"].removeprefix("bytes ").partition("-")[0])
+    if begin != have:
+        source.close()
+        raise FetchError(f"asked for bytes from {have} on, got them from {begin} on")
+    return source, begin
+
+
+def _patience() -> Any:
+    from aiohttp import ClientTimeout
+
+    return ClientTimeout(total=None, sock_connect=_SILENT_SECONDS, sock_read=_SILENT_SECONDS)
+
+
+def _silent(_arrived: int, _size: int | None) -> None:
+    """Tell nobody."""
 
 
 @contextmanager

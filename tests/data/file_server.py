@@ -3,8 +3,9 @@
 import hashlib
 import http.server
 import os
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +14,16 @@ import numpy as np
 BLOCK = 64 << 10
 CONTENT = np.random.default_rng(0).bytes(10 * BLOCK + 123)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class Hold:
+    """A place in the file at which bodies stop."""
+
+    at: int
+    "Byte before which the server waits, in every body that reaches it, until `go_on` is set."
+    held: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -29,14 +40,14 @@ class Plan:
     "Bodies of which only the first half is sent,"
     cut_from: int = 0
     "those that begin at this byte or later."
-    hold_from: int | None = None
-    "A range from here on is answered only when `go_on` is set."
-    held: threading.Event = field(default_factory=threading.Event)
-    go_on: threading.Event = field(default_factory=threading.Event)
+    hold: Hold | None = None
+    disk: Callable[[], int] = int
+    "Looked at whenever a body is begun; its answers stand in `on_disk`."
     etag: str = "v1"
     content: bytes = CONTENT
     asked: list[tuple[int, int]] = field(default_factory=list)
     "First byte and number of bytes of every body begun."
+    on_disk: list[int] = field(default_factory=list)
     url: str = ""
 
 
@@ -45,6 +56,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     plan: Plan
+
+    def setup(self) -> None:
+        # What waits in the system's buffers is sent but has not arrived: little of it, that kills may find progress.
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)
+        super().setup()
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -66,7 +82,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         start, stop = 0, len(plan.content)
         if plan.ranges == "served" and "Range" in self.headers:
             first, last = self.headers["Range"].removeprefix("bytes=").split("-")
-            start, stop = int(first), min(int(last) + 1, stop)
+            start, stop = int(first), min(int(last) + 1, stop) if last else stop
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(plan.content)}")
         else:
@@ -89,17 +105,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def send(self, start: int, stop: int) -> None:
         plan = self.plan
+        plan.on_disk.append(plan.disk())
         plan.asked.append((start, stop - start))
-        if plan.hold_from is not None and start >= plan.hold_from:
-            plan.held.set()
-            plan.go_on.wait(60)
-        part = plan.content[start:stop]
         if plan.cut and start >= plan.cut_from:
             plan.cut -= 1
-            part = part[: len(part) // 2]
+            stop = start + (stop - start) // 2
             self.close_connection = True
+        hold = plan.hold
         try:
-            self.wfile.write(part)
+            if hold is not None and start <= hold.at < stop:
+                self.wfile.write(plan.content[start : hold.at])
+                hold.held.set()
+                hold.go_on.wait(60)
+                start = hold.at
+            self.wfile.write(plan.content[start:stop])
         except (BrokenPipeError, ConnectionResetError):  # the asker was killed, or has read enough
             self.close_connection = True
 
@@ -113,6 +132,7 @@ def serve(plan: Plan) -> Iterator[None]:
         thread.start()
         plan.url = f"http://127.0.0.1:{running.server_port}"
         yield
-        plan.go_on.set()
+        if plan.hold is not None:
+            plan.hold.go_on.set()
         running.shutdown()
         thread.join()

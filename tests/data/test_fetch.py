@@ -4,6 +4,7 @@ import hashlib
 import logging
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import time
@@ -11,9 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
-from file_server import BLOCK, CONTENT, SHA256, Plan, serve
+from file_server import BLOCK, CONTENT, SHA256, Hold, Plan, serve
 
 from cgm2net.data import fetch as module
 from cgm2net.data import synthetic
@@ -23,9 +23,9 @@ from cgm2net.errors import ChecksumError, FetchError
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Plan]:
-    """A running server; blocks are small, so that a file takes several requests."""
+    """A running server that looks at what has reached the disk; blocks are small, so that a file takes several."""
     monkeypatch.setattr(module, "_BLOCK_BYTES", BLOCK)
-    plan = Plan()
+    plan = Plan(disk=on_disk)
     with serve(plan):
         yield plan
 
@@ -39,14 +39,24 @@ def leftovers() -> list[Path]:
     return [path for path in module.PARTIAL_DIR.glob("*") if path.suffix != ".lock"]
 
 
+def on_disk() -> int:
+    """Return the bytes of the unfinished file."""
+    return sum(path.stat().st_size for path in leftovers())
+
+
 def test_bytes_arrive_and_none_is_asked_for_twice(server: Plan) -> None:
     assert get(f"{server.url}/a.tif", sha256=SHA256.upper()) == SHA256
     assert Path("out/a.tif").read_bytes() == CONTENT
-    assert len(server.asked) > 3
-    ends = np.cumsum([length for _, length in server.asked])
-    assert [start for start, _ in server.asked] == [0, *ends[:-1]]
-    assert ends[-1] == len(CONTENT)
+    assert server.asked == [(0, len(CONTENT))]
     assert leftovers() == []
+
+
+def test_progress_is_told_to_the_last_byte(server: Plan) -> None:
+    told: list[tuple[int, int | None]] = []
+    fetch(f"{server.url}/a.tif", Path("out/a.tif"), on_progress=lambda arrived, size: told.append((arrived, size)))
+    arrived = [number for number, _ in told]
+    assert arrived == sorted(set(arrived))
+    assert told[-1] == (len(CONTENT), len(CONTENT))
 
 
 @pytest.mark.parametrize("ranges", ["ignored", "denied"])
@@ -72,12 +82,10 @@ def test_an_empty_file_is_a_file(server: Plan) -> None:
 
 
 def test_a_transfer_that_breaks_goes_on_where_it_stopped(server: Plan) -> None:
-    server.cut, server.cut_from = 1, 4 * BLOCK
-    assert get(f"{server.url}/a.tif", max_attempts=2) == SHA256
-    begun = [start for start, _ in server.asked]
-    again = begun.index(4 * BLOCK, begun.index(4 * BLOCK) + 1)
-    assert begun[:again] == [0, 2 * BLOCK, 4 * BLOCK]
-    assert begun[again:] == sorted(set(begun[again:]))
+    server.cut = 2
+    assert get(f"{server.url}/a.tif", max_attempts=3) == SHA256
+    assert [start for start, _ in server.asked] == server.on_disk
+    assert 0 == server.on_disk[0] < server.on_disk[1] < server.on_disk[2]
 
 
 def test_only_what_is_missing_is_asked_for(server: Plan) -> None:
@@ -196,27 +204,38 @@ def test_two_scenes_that_name_one_file_do_not_mix_it(server: Plan) -> None:
 
 
 def fetch_in_child(uri: str) -> None:
-    module._BLOCK_BYTES = BLOCK
     get(uri)
 
 
-def test_a_killed_transfer_goes_on_where_it_stopped(server: Plan) -> None:
-    server.hold_from = 4 * BLOCK
-    child = multiprocessing.get_context("spawn").Process(target=fetch_in_child, args=(f"{server.url}/a.tif",))
+def killed_at(server: Plan, byte: int) -> int:
+    """Kill a child that fetches once this byte is the next to be sent; return how many then are on the disk."""
+    # Children are forked off one that has imported everything, and has no threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cgm2net.data.fetch"])
+    hold = server.hold = Hold(at=byte)
+    child = context.Process(target=fetch_in_child, args=(f"{server.url}/a.tif",))
     child.start()
-    assert server.held.wait(60)
+    assert hold.held.wait(60)
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
     child.join(30)
-    server.go_on.set()
+    hold.go_on.set()
+    return on_disk()
+
+
+def test_a_transfer_killed_twenty_times_at_random_asks_for_no_byte_on_the_disk_again(server: Plan) -> None:
+    server.content = random.Random(1).randbytes(8 << 20)
+    places = sorted(random.Random(2).sample(range(len(server.content)), 20))
+    kept = [killed_at(server, byte) for byte in places]
     assert not Path("out/a.tif").exists()
-    (partial,) = leftovers()
-    have = partial.stat().st_size
-    assert have == 4 * BLOCK
-    server.asked.clear()
-    assert get(f"{server.url}/a.tif") == SHA256
-    assert server.asked[0][0] == have
-    assert sum(length for _, length in server.asked) == len(CONTENT) - have
+    server.hold = None
+    assert get(f"{server.url}/a.tif") == hashlib.sha256(server.content).hexdigest()
+    assert Path("out/a.tif").read_bytes() == server.content
+    begun = [start for start, _ in server.asked]
+    assert len(begun) == 21
+    assert begun == server.on_disk == [0, *kept]
+    assert kept == sorted(kept)
+    assert len(set(kept)) > 3  # enough of them found progress
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
