@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cgm2net.files import write_aside
-from cgm2net.sensors import from_unit_range
+from cgm2net.sensors import COMMON_NAMES, from_unit_range
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 DPI = 150
 
-TRUE_COLOUR_BANDS = ("B04", "B03", "B02")
+TRUE_COLOURS = ("red", "green", "blue")
+"""Common names of the bands that are shown as the three colours."""
 TRUE_COLOUR_WHITE = 0.30
 """Reflectance shown as full brightness; clouds saturate."""
 TRUE_COLOUR_GAMMA = 1.4
@@ -58,19 +59,26 @@ def true_colour(optical_CHW: np.ndarray, bands: Sequence[str]) -> np.ndarray:
 
     Args:
         optical_CHW: reflectance 0-1; values outside are clipped.
-        bands: names of the C bands; without B04, B03 and B02 the first three are shown as they come, or the first
+        bands: names of the C bands; without red, green and blue the first three are shown as they come, or the first
             one in grey.
 
     Returns:
         float (H, W, 3) in 0-1: ``(reflectance / TRUE_COLOUR_WHITE) ** (1 / TRUE_COLOUR_GAMMA)``, clipped.
     """
     names = list(bands)
-    if set(TRUE_COLOUR_BANDS) <= set(names):
-        index = [names.index(name) for name in TRUE_COLOUR_BANDS]
+    if shown := true_colour_bands(names):
+        index = [names.index(name) for name in shown]
     else:
         index = [0, 1, 2] if len(names) >= 3 else [0, 0, 0]
     brightness_CHW = np.clip(np.asarray(optical_CHW, float)[index] / TRUE_COLOUR_WHITE, 0.0, 1.0)
     return np.moveaxis(brightness_CHW ** (1 / TRUE_COLOUR_GAMMA), 0, -1)
+
+
+def true_colour_bands(bands: Sequence[str]) -> tuple[str, ...]:
+    """Return which of these bands are red, green and blue, of whatever sensor; nothing where one is missing."""
+    by_colour = {COMMON_NAMES.get(name): name for name in reversed(bands)}
+    shown = tuple(by_colour[colour] for colour in TRUE_COLOURS if colour in by_colour)
+    return shown if len(shown) == len(TRUE_COLOURS) else ()
 
 
 def sar_composite(sar_CHW: np.ndarray, bands: Sequence[str]) -> np.ndarray:

@@ -43,6 +43,15 @@ SENTINEL2 = tuple(
 of an L1C product. Processing baseline 04.00 and later add 1000 DN: :data:`BASELINE_OFFSET_DN`.
 Drusch et al. 2012, doi:10.1016/j.rse.2011.11.026."""
 
+_PLANETSCOPE_NM = {"blue": 485, "green": 545, "red": 630, "nir": 820}
+
+PLANETSCOPE = tuple(
+    Band(name=name, low=0.0, high=REFLECTANCE_SCALE, unit="DN", wavelength_nm=nm)
+    for name, nm in _PLANETSCOPE_NM.items()
+)
+"""PlanetScope (Dove, four bands), surface reflectance x 10000, uint16, nodata 0, 3 m, in the order of the product and
+of M3M-CR. Frazier and Hemingway 2021, doi:10.3390/rs13193930."""
+
 SENTINEL1 = (
     Band(name="VV", low=-25.0, high=0.0, unit="dB"),
     Band(name="VH", low=-32.5, high=0.0, unit="dB"),
@@ -60,11 +69,11 @@ LABEL_IGNORE = 255
 COMMON_NAMES = MappingProxyType({
     "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge071", "B06": "rededge075",
     "B07": "rededge078", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B10": "cirrus", "B11": "swir16",
-    "B12": "swir22",
+    "B12": "swir22", **{band.name: band.name for band in PLANETSCOPE},
 })  # fmt: skip
 """Band name -> common name of the STAC electro-optical extension, version 2."""
 
-BANDS = MappingProxyType({band.name: band for band in (*SENTINEL2, *SENTINEL1)})
+BANDS = MappingProxyType({band.name: band for band in (*SENTINEL2, *PLANETSCOPE, *SENTINEL1)})
 
 
 def band(name: str) -> Band:

@@ -37,6 +37,15 @@ def test_true_colour_picks_bands_by_name_and_stretches_alike() -> None:
     assert pictures.true_colour(optical * 9, ("B02", "B03", "B04", "B08")).max() == 1.0
 
 
+def test_true_colour_goes_by_colour_whatever_the_sensor() -> None:
+    assert pictures.true_colour_bands(("B08", "B02", "B03", "B04")) == ("B04", "B03", "B02")
+    assert pictures.true_colour_bands(("blue", "green", "red", "nir")) == ("red", "green", "blue")
+    assert pictures.true_colour_bands(("blue", "green", "nir")) == ()
+    optical = np.array([0.0, 0.15, 0.30, 0.9]).reshape(4, 1, 1)
+    shown = pictures.true_colour(optical, ("blue", "green", "red", "nir"))
+    assert shown[0, 0].tolist() == pytest.approx([1.0, 0.5 ** (1 / 1.4), 0.0])
+
+
 def test_true_colour_without_the_visible_bands() -> None:
     optical = np.array([0.3, 0.0, 0.0]).reshape(3, 1, 1)
     assert pictures.true_colour(optical, ("B08", "B11", "B12"))[0, 0].tolist() == [1.0, 0.0, 0.0]

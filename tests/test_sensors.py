@@ -40,6 +40,12 @@ def test_the_order_of_an_l1c_product() -> None:
     assert " ".join(band.name for band in sensors.SENTINEL2) == names
 
 
+def test_planetscope_comes_blue_first_in_dn() -> None:
+    assert [band.name for band in sensors.PLANETSCOPE] == ["blue", "green", "red", "nir"]
+    np.testing.assert_array_equal(sensors.to_unit_range(column(5000, 20_000), ["blue", "nir"]).ravel(), [0.5, 1.0])
+    assert {sensors.COMMON_NAMES[band.name] for band in sensors.PLANETSCOPE} == {"blue", "green", "red", "nir"}
+
+
 def test_an_unknown_band_is_named_with_the_known_ones() -> None:
     with pytest.raises(RasterError, match=r"unknown band 'B13'; known bands: B01, B02.*VV, VH"):
         sensors.band("B13")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cgm2net.compute import Facts
-from cgm2net.sensors import BASELINE_OFFSET_DN, SENTINEL1, SENTINEL2
+from cgm2net.sensors import BASELINE_OFFSET_DN, PLANETSCOPE, SENTINEL1, SENTINEL2
 
 Quantiles = dict[str, list[float]]
 """Band name -> the 1, 50 and 99 % quantiles of its valid stored values."""
@@ -17,7 +17,8 @@ MIN_BANDS_FOR_OFFSET = 6
 """Bare soil in four bands looks like an offset."""
 
 _QUANTILES = (0.01, 0.50, 0.99)
-_OPTICAL = tuple(band.name for band in SENTINEL2)
+_SENTINEL2 = tuple(band.name for band in SENTINEL2)
+_OPTICAL = (*_SENTINEL2, *(band.name for band in PLANETSCOPE))
 _SAR = tuple(band.name for band in SENTINEL1)
 
 
@@ -60,6 +61,11 @@ def _offset(optical: Mapping[str, Quantiles], *, cloudy_alone: bool) -> list[str
     so it is compared with its reference: the dark ends of all bands moved by one and the same 1000 DN.
     """
     found = []
+    optical = {
+        role: {name: values for name, values in bands.items() if name in _SENTINEL2}
+        for role, bands in optical.items()
+        if set(bands) & set(_SENTINEL2)
+    }
     for role, bands in optical.items():
         floor = sorted(values[0] for values in bands.values())
         near = BASELINE_OFFSET_DN - 50

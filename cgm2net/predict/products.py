@@ -22,7 +22,7 @@ from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
 from cgm2net.errors import RasterError
-from cgm2net.pictures import TRUE_COLOUR_BANDS
+from cgm2net.pictures import true_colour_bands
 from cgm2net.predict.layers import (
     CODE_NODATA,
     PROBABILITY_SCALE,
@@ -184,8 +184,8 @@ def _describe(file: DatasetWriter, layer: Layer, tags: Mapping[str, str]) -> Non
     if layer.unit:
         file.scales = [layer.scale] * len(layer.bands)
         file.units = [layer.unit] * len(layer.bands)
-    if set(TRUE_COLOUR_BANDS) <= set(layer.bands):
-        shown = dict(zip(TRUE_COLOUR_BANDS, (ColorInterp.red, ColorInterp.green, ColorInterp.blue), strict=True))
+    if colours := true_colour_bands(layer.bands):
+        shown = dict(zip(colours, (ColorInterp.red, ColorInterp.green, ColorInterp.blue), strict=True))
         file.colorinterp = [shown.get(band, ColorInterp.undefined) for band in layer.bands]
     if layer.codes:
         file.write_colormap(1, {code: (*bytes.fromhex(colour[1:]), 255) for code, (_, colour) in layer.codes.items()})

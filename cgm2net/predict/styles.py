@@ -6,7 +6,7 @@ GDAL keeps names of codes in a sidecar file, ``LAYER.tif.aux.xml``; QGIS loads `
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from cgm2net.pictures import TRUE_COLOUR_BANDS, TRUE_COLOUR_WHITE
+from cgm2net.pictures import TRUE_COLOUR_WHITE, TRUE_COLOURS, true_colour_bands
 from cgm2net.predict.layers import Layer
 
 
@@ -15,7 +15,7 @@ def write_styles(path: Path, layer: Layer) -> None:
     if layer.codes:
         _write(path.with_name(f"{path.name}.aux.xml"), _category_names(layer))
         _write(path.with_suffix(".qml"), _qgis_style(_paletted(layer)))
-    elif layer.name == "restored" and set(TRUE_COLOUR_BANDS) <= set(layer.bands):
+    elif layer.name == "restored" and true_colour_bands(layer.bands):
         _write(path.with_suffix(".qml"), _qgis_style(_true_colour(layer)))
 
 
@@ -38,7 +38,7 @@ def _paletted(layer: Layer) -> Element:
 
 def _true_colour(layer: Layer) -> Element:
     renderer = Element("rasterrenderer", type="multibandcolor", opacity="1", alphaBand="-1", nodataColor="")
-    for channel, band in zip(("red", "green", "blue"), TRUE_COLOUR_BANDS, strict=True):
+    for channel, band in zip(TRUE_COLOURS, true_colour_bands(layer.bands), strict=True):
         renderer.set(f"{channel}Band", str(layer.bands.index(band) + 1))
         stretch = SubElement(renderer, f"{channel}ContrastEnhancement")
         SubElement(stretch, "minValue").text = "0"
