@@ -1,13 +1,15 @@
 """params.yaml as typed, frozen settings: one section a stage, unknown keys and values out of range refused."""
 
+from collections.abc import Collection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cgm2net.errors import SettingsError
-from cgm2net.sensors import BANDS
+from cgm2net.sensors import BANDS, COMMON_NAMES
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -18,21 +20,27 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class DownloadSettings(_Section):
-    """Catalogue URIs to checked local files."""
+class _OverScenes(_Section):
+    """A stage that is mapped over scenes."""
 
     num_workers: Count = 2
     "Processes; 1 works in the calling one."
+    cluster: str = ""
+    "Comes from the key `cluster` of all settings."
+
+
+class DownloadSettings(_OverScenes):
+    """Catalogue URIs to checked local files."""
+
     max_attempts: Count = 4
     "Tries per file at faults of the network; each later one resumes where the last stopped."
     retry_wait_seconds: Annotated[float, Field(ge=0.0)] = 1.0
     "Before the second try; doubled before each further one."
 
 
-class ValidateSettings(_Section):
+class ValidateSettings(_OverScenes):
     """What an incoming scene must be."""
 
-    num_workers: Count = 2
     min_accepted: Count = 1
     "Fewer accepted scenes than this stop the pipeline."
     required_optical_bands: tuple[str, ...] = ("B02", "B03", "B04", "B08", "B11", "B12")
@@ -57,14 +65,16 @@ class ValidateSettings(_Section):
         return self
 
 
-class CoregisterSettings(_Section):
+class CoregisterSettings(_OverScenes):
     """SAR, reference, label and cloud onto the optical grid, the residual shift measured and removed."""
 
-    num_workers: Count = 2
     optical_bands: tuple[str, ...] = ("B02", "B03", "B04", "B08", "B11", "B12")
     extra_optical_bands: tuple[str, ...] = ()
     "Optical bands that only a cloud method looks at: kept in `extra.tif`, apart from what the network sees."
     sar_bands: tuple[str, ...] = ("VV", "VH")
+    label_gsd_m: Positive | None = None
+    "Pixel size [m] at which labels are kept, learned and scored where it is coarser than the optics' (M3M-CR: 10);"
+    " None: the optical grid."
     max_shift_px: Positive = 8.0
     "A larger measured shift, along either axis, is not believed."
     min_shift_px: Annotated[float, Field(ge=0.0)] = 0.25
@@ -84,25 +94,61 @@ class CoregisterSettings(_Section):
         return self
 
 
-class CloudmaskSettings(_Section):
+CloudMethodName = Literal["given", "scl", "simple", "s2cloudless", "csmask"]
+ProductLevel = Literal["l1c", "l2a"]
+CLOUD_BANDS = MappingProxyType({
+    "simple": ("B02", "B04"),
+    "s2cloudless": ("B01", "B02", "B04", "B05", "B08", "B8A", "B09", "B10", "B11", "B12"),
+    "csmask": ("blue", "green", "red", "nir"),
+})  # fmt: skip
+"""Optical bands, by name or common name, that a cloud method cannot do without; the others look at the delivered mask
+alone."""
+
+
+def missing_cloud_bands(method: str, have: Collection[str]) -> list[str]:
+    """Return which of its bands a cloud method would not find."""
+    known = {*have, *(COMMON_NAMES.get(name, name) for name in have)}
+    return [name for name in CLOUD_BANDS.get(method, ()) if name not in known]
+
+
+class CloudmaskSettings(_OverScenes):
     """Where clouds and their shadows are."""
 
-    num_workers: Count = 2
-    method: Literal["given_or_simple", "given", "scl", "simple"] = "given_or_simple"
+    method: Literal["given_or_simple", "given", "scl", "simple", "s2cloudless", "csmask"] = "given_or_simple"
     "`given` takes the catalogue's mask and refuses scenes without one; `given_or_simple` falls back to the rule."
+    " `s2cloudless` and `csmask` need the extra `clouds`, and mostly bands of coregister.extra_optical_bands."
+    product_level: ProductLevel = "l1c"
+    "Of the optical images: `csmask` has a network for each level, `s2cloudless` knows L1C alone."
     dilation_px: Annotated[int, Field(ge=0)] = 2
     "Grown on every side of what method `scl` finds, where clouds thin out."
+    compare_with: CloudMethodName | None = None
+    "A second method, for scenes on which it can run: how far both agree goes into the scene table and a picture."
+    min_agreement: Share = 0.0
+    "Share of equal pixels of both masks below which a scene is refused; 0 refuses none."
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CloudmaskSettings":
+        if self.product_level == "l2a" and "s2cloudless" in (self.method, self.compare_with):
+            raise ValueError("s2cloudless knows L1C alone, product_level is l2a; choose csmask, scl or simple")
+        if self.compare_with is not None and self.compare_with == self.method:
+            raise ValueError(f"compare_with {self.compare_with} is method itself; name another, or none")
+        if self.min_agreement and self.compare_with is None:
+            raise ValueError(f"min_agreement {self.min_agreement:g} needs compare_with, the second method; name one")
+        return self
 
 
-class TileSettings(_Section):
+class TileSettings(_OverScenes):
     """Scenes cut into square tiles, split by region."""
 
-    num_workers: Count = 2
     size_px: Annotated[int, Field(ge=32)] = 128
     stride_px: Annotated[int, Field(ge=1)] = 128
     max_nodata_share: Share = 0.2
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]
     "Name of each label code, in the order of the codes; other codes are ignored in learning and scoring."
+    split: Literal["region", "catalog"] = "region"
+    "`region` draws regions by the shares below; `catalog` takes the catalogue's column split."
+    shared_regions: bool = False
+    "On: a catalogue's split may put one region on several sides (published splits by tile do; their scores flatter)."
     val_share: Share = 0.15
     test_share: Share = 0.25
 
@@ -238,6 +284,9 @@ class Settings(_Section):
     """All of params.yaml."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    cluster: str = ""
+    "Address of a Dask scheduler, `tcp://HOST:8786`, whose workers do the scenes of the data stages; empty: processes"
+    " of this machine. No result depends on it, so no stage is stale when it changes."
     download: DownloadSettings
     validate_: ValidateSettings = Field(alias="validate")
     coregister: CoregisterSettings
@@ -249,11 +298,17 @@ class Settings(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _empty_sections(cls, values: object) -> object:
-        """`train:` with nothing below it means all defaults, like `train: {}`."""
+    def _filled(cls, values: object) -> object:
+        """`train:` with nothing below it means all defaults, like `train: {}`; the cluster serves every data stage."""
         if not isinstance(values, dict):
             return values
-        return {key: {} if value is None and key != "seed" else value for key, value in values.items()}
+        filled = {
+            key: {} if value is None and key not in ("seed", "cluster") else value for key, value in values.items()
+        }
+        for stage in ("download", "validate", "coregister", "cloudmask", "tile"):
+            if isinstance(filled.get(stage), dict) and filled.get("cluster"):
+                filled[stage] = {**filled[stage], "cluster": filled["cluster"]}
+        return filled
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
@@ -268,6 +323,7 @@ class Settings(_Section):
                     f"validate.required_{sensor}_bands {', '.join(required)} and coregister.{sensor}_bands"
                     f" {', '.join(taken)} must name the same bands"
                 )
+        self._require_cloud_bands()
         last = len(self.tile.classes) - 1
         if "label_codes_max" in self.validate_.model_fields_set and self.validate_.label_codes_max != last:
             raise ValueError(
@@ -275,6 +331,16 @@ class Settings(_Section):
                 " tile.classes"
             )
         return self
+
+    def _require_cloud_bands(self) -> None:
+        have = {*self.coregister.optical_bands, *self.coregister.extra_optical_bands}
+        for key in ("method", "compare_with"):
+            method = getattr(self.cloudmask, key) or ""
+            if missing := missing_cloud_bands(method, have):
+                raise ValueError(
+                    f"cloudmask.{key} {method} needs bands {', '.join(CLOUD_BANDS[method])}; add {', '.join(missing)}"
+                    " to coregister.extra_optical_bands, or choose another method"
+                )
 
     def section(self, stage: str) -> _Section:
         """Return one stage's settings by the stage's name."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from cgm2net.errors import SettingsError
-from cgm2net.settings import Settings, read_settings
+from cgm2net.settings import CloudmaskSettings, Settings, missing_cloud_bands, read_settings
 
 REPO = Path(__file__).parents[1]
 STAGES = ("download", "validate", "coregister", "cloudmask", "tile", "train", "evaluate", "register")
@@ -133,6 +133,7 @@ SURFACE: dict[str, object] = {
     "validate.max_gsd_ratio": 4.0,
     "coregister.num_workers": 2,
     "coregister.optical_bands": ("B02", "B03", "B04", "B08", "B11", "B12"),
+    "coregister.extra_optical_bands": (),
     "coregister.sar_bands": ("VV", "VH"),
     "coregister.max_shift_px": 8.0,
     "coregister.min_shift_px": 0.25,
@@ -141,7 +142,10 @@ SURFACE: dict[str, object] = {
     "coregister.max_rmse_px": 1.0,
     "cloudmask.num_workers": 2,
     "cloudmask.method": "given_or_simple",
+    "cloudmask.product_level": "l1c",
     "cloudmask.dilation_px": 2,
+    "cloudmask.compare_with": None,
+    "cloudmask.min_agreement": 0.0,
     "tile.num_workers": 2,
     "tile.size_px": 128,
     "tile.stride_px": 128,
@@ -202,6 +206,10 @@ def test_the_surface_grows_only_on_purpose() -> None:
         ("coregister", "sar_bands", ["VV"], "must name the same bands"),
         ("tile", "classes", ["a", "b"], "label_codes_max 5 must be 1, the last code of tile.classes"),
         ("tile", "classes", ["a", "a"], "hold a name twice"),
+        ("cloudmask", "method", "s2cloudless", "add B01, B05, B8A, B09, B10 to coregister.extra_optical_bands"),
+        ("cloudmask", "compare_with", "s2cloudless", "cloudmask.compare_with s2cloudless needs bands B01"),
+        ("cloudmask", "compare_with", "given_or_simple", "compare_with"),
+        ("cloudmask", "min_agreement", 0.9, "min_agreement 0.9 needs compare_with"),
     ],
 )
 def test_sections_must_agree(section, key, value, message):
@@ -209,3 +217,30 @@ def test_sections_must_agree(section, key, value, message):
     params[section][key] = value
     with pytest.raises(ValidationError, match=message):
         Settings.model_validate(params)
+
+
+def test_a_cloud_method_may_take_its_bands_from_a_file_of_its_own() -> None:
+    params = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+    params["coregister"]["extra_optical_bands"] = ["B01", "B05", "B8A", "B09", "B10"]
+    params["cloudmask"] = {"method": "s2cloudless", "compare_with": "csmask"}
+    assert Settings.model_validate(params).cloudmask.compare_with == "csmask"
+
+
+def test_s2cloudless_knows_one_product_level_and_no_method_is_its_own_second() -> None:
+    with pytest.raises(ValidationError, match="s2cloudless knows L1C alone, product_level is l2a"):
+        CloudmaskSettings(method="simple", compare_with="s2cloudless", product_level="l2a")
+    with pytest.raises(ValidationError, match="compare_with simple is method itself"):
+        CloudmaskSettings(method="simple", compare_with="simple")
+
+
+@pytest.mark.parametrize(
+    ("method", "have", "missing"),
+    [
+        ("csmask", ("B02", "B03", "B04", "B08"), []),
+        ("csmask", ("blue", "green", "red"), ["nir"]),
+        ("simple", ("blue", "B04"), ["B02"]),
+        ("given", (), []),
+    ],
+)
+def test_bands_that_a_cloud_method_would_miss(method: str, have: tuple[str, ...], missing: list[str]) -> None:
+    assert missing_cloud_bands(method, have) == missing

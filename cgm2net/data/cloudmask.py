@@ -1,125 +1,37 @@
 """Stage ``cloudmask``: for every scene the probability that cloud or its shadow hides the ground."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
-from scipy import ndimage
 
-from cgm2net import raster, sensors
+from cgm2net import raster
 from cgm2net.catalog import accepted_scenes, merge_results, read_scenes, write_scenes
 from cgm2net.compute import Facts, SceneJob, map_scenes
-from cgm2net.data.clouds import RULE_BANDS
-from cgm2net.data.shadows import cloud_or_shadow, shadow_geometry
-from cgm2net.errors import RasterError, SceneError
-from cgm2net.grids import blocks_in, common, padded, whole
+from cgm2net.data.agreement import MASK_FILE, OTHER_FILE, ComparedScene, Comparison, draw_agreement
+from cgm2net.data.cloud_methods import (
+    COVER_THRESHOLD,
+    Find,
+    cloud_finder,
+    method_of,
+    version_of,
+    weights_of,
+)
+from cgm2net.errors import GridError, RasterError, SceneError
+from cgm2net.grids import blocks_in, describe_grid, part_of, whole
 from cgm2net.raster import Raster
-from cgm2net.settings import CloudmaskSettings
+from cgm2net.settings import CLOUD_BANDS, CloudmaskSettings, ProductLevel
+from cgm2net.streams import RasterFile, RasterWriter, small_cache
 
-COVER_THRESHOLD = 0.5
-"""A pixel with a higher probability counts into the cover."""
+NUM_PICTURED = 6
+"""Scenes in ``agreement.png``, those whose masks agree least."""
 
-_SCL_PROBABILITY = {0: 1.0, 3: 1.0, 8: 0.6, 9: 1.0, 10: 1.0}
-
-
-class CloudImage(Protocol):
-    """An optical image and the mask that came with it, to be had in windows that lie inside."""
-
-    @property
-    def grid(self) -> GeoBox: ...  # noqa: D102
-    def optical(self, window: Window) -> Raster: ...  # noqa: D102
-    def delivered(self, window: Window) -> Raster | None: ...  # noqa: D102
-
-
-Find = Callable[[Window], np.ndarray]
-"""Gives the probability of cloud or shadow in a window, float32 (H, W), 0-1: to the bit what the whole holds there."""
-
-
-class CloudMethod(NamedTuple):
-    """A way to find clouds."""
-
-    version: str
-    "Goes into the table and the cache key; raised when the answer changes."
-    find: Callable[[CloudImage], Find]
-    "Looks at an image as a whole, as far as it must, and returns what finds clouds in its windows."
-    grow: bool
-    """Whether the edge is grown by ``dilation_px``: a delivered mask is taken as it is, and the rule is soft enough to
-    reach where clouds thin out (grown by 1 px it agrees less with true masks)."""
-
-
-def _given(image: CloudImage) -> Find:
-    def find(window: Window) -> np.ndarray:
-        delivered = image.delivered(window)
-        if delivered is None:
-            raise RasterError("the catalogue has no cloud mask for this scene; name one, or choose another method")
-        # Where the mask does not reach nothing is known: that counts as cloud.
-        values = np.where(delivered.valid_HW, delivered.pixels_CHW[0], 1).astype(np.float32)
-        if values.min() < 0.0 or values.max() > 1.0:
-            raise RasterError(
-                f"the delivered mask holds values from {values.min():g} to {values.max():g}, expected 0-1; a Sentinel-2"
-                " scene classification is read by method `scl`"
-            )
-        return np.asarray(values)
-
-    return find
-
-
-def _scl(image: CloudImage) -> Find:
-    if all(_codes(image, block).max() <= 1 for block in blocks_in(image.grid, whole(image.grid))):
-        found = np.unique(_codes(image, next(blocks_in(image.grid, whole(image.grid)))))
-        raise _no_classification(found)
-
-    def find(window: Window) -> np.ndarray:
-        codes = _codes(image, window)
-        probability = np.zeros(codes.shape, np.float32)
-        for code, value in _SCL_PROBABILITY.items():
-            probability[codes == code] = value
-        return probability
-
-    return find
-
-
-def _codes(image: CloudImage, window: Window) -> np.ndarray:
-    delivered = image.delivered(window)
-    if delivered is None:
-        raise RasterError(
-            "method `scl` reads the scene classification from the catalogue's cloud column, which is empty"
-        )
-    codes = np.where(delivered.valid_HW, delivered.pixels_CHW[0], 0)
-    if not np.isin(codes, np.arange(12)).all():
-        raise _no_classification(np.unique(codes))
-    return codes
-
-
-def _no_classification(codes: np.ndarray) -> RasterError:
-    return RasterError(f"not a Sentinel-2 scene classification: codes {codes[:8].tolist()}, expected 0-11")
-
-
-def _simple(image: CloudImage) -> Find:
-    size = {"height": image.grid.shape[0], "width": image.grid.shape[1]}
-    bands = tuple(name for name in RULE_BANDS if name in image.optical(Window(0, 0, 1, 1)).bands)
-
-    def look(window: Window) -> tuple[np.ndarray, np.ndarray]:
-        optical = image.optical(window)
-        return sensors.to_unit_range(optical.select(bands).pixels_CHW, bands), optical.valid_HW
-
-    geometry = shadow_geometry(look, bands, **size)
-    return lambda window: cloud_or_shadow(look, bands, window, geometry=geometry, **size)
-
-
-METHODS = MappingProxyType({
-    "given": CloudMethod("1", _given, grow=False),
-    "scl": CloudMethod("1", _scl, grow=True),
-    "simple": CloudMethod("1", _simple, grow=False),
-})  # fmt: skip
-"""`given`: the mask that the catalogue names. `scl`: Sentinel-2 L2A scene classification; 9, 10 (cloud, cirrus) and 3
-(shadow) count 1, as does 0 (no data), 8 (cloud, medium probability) 0.6. `simple`: :mod:`cgm2net.data.clouds` and
-:mod:`cgm2net.data.shadows`."""
+_BLOCK_PX = 1024  # of the blocks that are worked on: looking around each costs less, the larger they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,29 +47,29 @@ class CloudmaskReport:
 
 
 def cloudmask(scenes: Path, out_dir: Path, *, settings: CloudmaskSettings) -> CloudmaskReport:
-    """Write a cloud probability for every scene.
+    """Write a cloud probability for every scene; memory does not grow with a scene.
 
     Args:
         scenes: ``scenes.csv`` of the stage ``coregister``.
         out_dir: new folder; gets ``SCENE_ID/cloud.tif`` (float32 probability 0-1) and ``scenes.csv``, the table last,
-            with method, version and cover.
-        settings: method, growth, processes.
+            with ``cloud_method``, ``cloud_version``, ``cloud_weights`` (SHA-256, empty for rules) and ``cloud_cover``.
+            With ``compare_with`` also ``SCENE_ID/compared.tif`` by that method, ``cloud_compared`` (its name),
+            ``cloud_agreement``, ``cloud_iou``, ``cloud_not_compared`` (why a scene was not), and ``agreement.png``.
+        settings: method, growth, comparison, processes.
 
     Raises:
         DataError: if no scene is left.
+        BackendError: if a method's package is not installed.
     """
     table = read_scenes(scenes)
     going_on = accepted_scenes(table)
-    jobs = []
-    for row in going_on.to_dict("records"):
-        files = {role: Path(row[role]) for role in ("optical", "cloud") if row[role]}
-        method = method_of(settings, delivered="cloud" in files)
-        used = {"optical": files["optical"]} if method == "simple" else files
-        parameters = {"method": method, "version": METHODS[method].version, "dilation_px": settings.dilation_px}
-        jobs.append(SceneJob(scene_id=row["scene_id"], parameters=parameters, inputs=used))
-    results, hits = map_scenes(mask_scene, jobs, stage="cloudmask", out_dir=out_dir, num_workers=settings.num_workers)
-    located = [_with_path(facts, out_dir) for facts in results]
-    merged = merge_results(table, located)
+    jobs = [_job(row, settings) for row in going_on.to_dict("records")]
+    results, hits = map_scenes(
+        mask_scene, jobs, stage="cloudmask", out_dir=out_dir, num_workers=settings.num_workers, cluster=settings.cluster
+    )
+    merged = merge_results(table, [_judged(facts, out_dir, settings) for facts in results])
+    if settings.compare_with is not None:
+        _draw(merged, out_dir, settings.compare_with)
     write_scenes(merged, out_dir / "scenes.csv")
     done = accepted_scenes(merged)
     return CloudmaskReport(
@@ -166,81 +78,172 @@ def cloudmask(scenes: Path, out_dir: Path, *, settings: CloudmaskSettings) -> Cl
     )  # fmt: skip
 
 
-def method_of(settings: CloudmaskSettings, *, delivered: bool) -> str:
-    """Return the method for a scene that comes with a mask, or without."""
-    if settings.method == "given_or_simple":
-        return "given" if delivered else "simple"
-    return settings.method
+def _job(row: dict[Any, Any], settings: CloudmaskSettings) -> SceneJob:
+    files = {role: Path(row[role]) for role in ("optical", "extra", "cloud") if row.get(role)}
+    method = method_of(settings, delivered="cloud" in files)
+    other = settings.compare_with or ""
+    parameters: dict[str, object] = {
+        "method": method, "version": version_of(method), "dilation_px": settings.dilation_px,
+        "product_level": settings.product_level,
+    }  # fmt: skip
+    if other:
+        parameters |= {"compared": other, "compared_version": version_of(other)}
+    used = {"optical", *(role for name in (method, other) if name for role in _roles(name))}
+    inputs = {role: path for role, path in files.items() if role in used}
+    return SceneJob(scene_id=row["scene_id"], parameters=parameters, inputs=inputs)
 
 
-def cloud_finder(method: str, image: CloudImage, *, dilation_px: int) -> Find:
-    """Return what finds clouds in the windows of an image; training and prediction both call this.
+def _roles(method: str) -> tuple[str, ...]:
+    """Return which files a method looks at beside the optical one."""
+    return ("extra",) if method in CLOUD_BANDS else ("cloud",)
 
-    Raises:
-        RasterError: if the method cannot work with what there is; so may what is returned.
-    """
-    chosen = METHODS[method]
-    find = chosen.find(image)
-    if not chosen.grow or not dilation_px:
-        return find
 
-    def grown(window: Window) -> np.ndarray:
-        around = padded(image.grid, window, by_px=dilation_px)
-        size = 2 * dilation_px + 1
-        (_, here) = common(window, around)
-        return np.asarray(ndimage.grey_dilation(find(around), size=(size, size))[here])
-
-    return grown
+def _judged(facts: Facts, out_dir: Path, settings: CloudmaskSettings) -> Facts:
+    """Return the facts with the mask's path; refused where both methods agree too little."""
+    if not facts["accepted"]:
+        return facts
+    agreement = facts.get("cloud_agreement")
+    if isinstance(agreement, float) and agreement < settings.min_agreement:
+        reason = (
+            f"cloud masks {facts['cloud_method']} and {facts['cloud_compared']} agree on {agreement:.1%} of the pixels,"
+            f" wanted at least {settings.min_agreement:.1%}; look at agreement.png, deliver a mask for the scene, or"
+            " lower cloudmask.min_agreement"
+        )
+        return {**facts, "accepted": False, "reason": reason}
+    return {**facts, "cloud": str(out_dir.resolve() / str(facts["scene_id"]) / MASK_FILE)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _InMemory:
-    """A :class:`CloudImage` that was read whole."""
+class _SceneFiles:
+    """A :class:`cgm2net.data.cloud_methods.CloudImage` of open files; the extra bands follow the network's."""
 
-    image: Raster
-    mask: Raster | None
+    image: RasterFile
+    extra: RasterFile | None
+    mask: RasterFile | None
 
     @property
     def grid(self) -> GeoBox:
         return self.image.grid
 
     def optical(self, window: Window) -> Raster:
-        return self.image.part(window)
+        optical = self.image.part(window)
+        if self.extra is None:
+            return optical
+        more_CHW = self.extra.part(window).pixels_CHW
+        return replace(
+            optical, pixels_CHW=np.concatenate([optical.pixels_CHW, more_CHW]), bands=optical.bands + self.extra.bands
+        )
 
     def delivered(self, window: Window) -> Raster | None:
         return None if self.mask is None else self.mask.part(window)
 
 
-def find_cloud(method: str, optical: Raster, delivered: Raster | None, *, dilation_px: int) -> np.ndarray:
-    """Return the probability of cloud or shadow in an image, float32 (H, W), 0-1; see :func:`cloud_finder`.
-
-    Raises:
-        RasterError: if the method cannot work with what there is.
-    """
-    if delivered is not None:
-        raster.require_same_grid(optical, delivered, what="optical and cloud mask")
-    find = cloud_finder(method, _InMemory(image=optical, mask=delivered), dilation_px=dilation_px)
-    return find(whole(optical.grid))
+def _open(files: dict[str, Path], stack: ExitStack) -> _SceneFiles:
+    image = stack.enter_context(RasterFile(files["optical"]))
+    extra = mask = None
+    if "extra" in files:
+        more = [name for name in raster.read_names(files["extra"]) if name not in image.bands]
+        extra = stack.enter_context(RasterFile(files["extra"], bands=more)) if more else None
+    if "cloud" in files:
+        mask = stack.enter_context(RasterFile(files["cloud"]))
+    for what, file in {"extra bands": extra, "cloud mask": mask}.items():
+        if file is not None and file.grid != image.grid:
+            raise GridError(
+                f"optical and {what}: grids differ: {describe_grid(image.grid)} against {describe_grid(file.grid)}"
+            )
+    return _SceneFiles(image=image, extra=extra, mask=mask)
 
 
 def mask_scene(job: SceneJob, folder: Path) -> Facts:
-    """Write one scene's ``cloud.tif``; return method, version and cover."""
-    method, dilation_px = str(job.parameters["method"]), job.parameters["dilation_px"]
-    assert isinstance(dilation_px, int)
-    optical = raster.read(job.inputs["optical"])
-    delivered = raster.read(job.inputs["cloud"]) if "cloud" in job.inputs else None
+    """Write one scene's masks; return methods, versions, cover and agreement.
+
+    Raises:
+        SceneError: if a file cannot be read, or the method cannot work with what there is.
+    """
+    method, level = str(job.parameters["method"]), _level(job)
     try:
-        probability = find_cloud(method, optical, delivered, dilation_px=dilation_px)
+        with ExitStack() as stack, small_cache():
+            image = _open(job.inputs, stack)
+            find = _finder(job, image, method)
+            facts: Facts = {
+                "cloud_method": method, "cloud_version": job.parameters["version"],
+                "cloud_weights": weights_of(method, image.optical(Window(0, 0, 1, 1)).bands, product_level=level),
+            }  # fmt: skip
+            if "compared" not in job.parameters:
+                return {**facts, "cloud_cover": _write(image, find, folder)}
+            return {**facts, **_write_both(job, image, find, folder)}
     except RasterError as error:
         raise SceneError(job.scene_id, str(error)) from error
-    mask = Raster(pixels_CHW=probability[None], valid_HW=optical.valid_HW, bands=("cloud",), grid=optical.grid)
-    raster.write(folder / "cloud.tif", mask, nodata=None)
-    measured = probability[optical.valid_HW]
-    cover = float((measured > COVER_THRESHOLD).mean()) if measured.size else 0.0
-    return {"cloud_method": method, "cloud_version": METHODS[method].version, "cloud_cover": round(cover, 6)}
 
 
-def _with_path(facts: Facts, out_dir: Path) -> Facts:
-    if not facts["accepted"]:
-        return facts
-    return {**facts, "cloud": str(out_dir.resolve() / str(facts["scene_id"]) / "cloud.tif")}
+def _finder(job: SceneJob, image: _SceneFiles, method: str) -> Find:
+    dilation_px = job.parameters["dilation_px"]
+    assert isinstance(dilation_px, int)
+    return cloud_finder(method, image, dilation_px=dilation_px, product_level=_level(job))
+
+
+def _level(job: SceneJob) -> ProductLevel:
+    return "l2a" if job.parameters["product_level"] == "l2a" else "l1c"
+
+
+def _write_both(job: SceneJob, image: _SceneFiles, find: Find, folder: Path) -> Facts:
+    """Write the mask and the one that it is compared with; return cover, agreement, or why there is none."""
+    method, other = str(job.parameters["method"]), str(job.parameters["compared"])
+    if method == other:
+        comparison, problem = None, "the scene's own method is the one to compare with"
+    else:
+        comparison, problem = _comparison(job, image, other)
+    facts: Facts = {"cloud_cover": _write(image, find, folder, comparison=comparison)}
+    if comparison is None:
+        return {**facts, "cloud_not_compared": problem}
+    if comparison.problem:
+        (folder / OTHER_FILE).unlink()
+    return {**facts, "cloud_compared": other, **comparison.facts()}
+
+
+def _comparison(job: SceneJob, image: _SceneFiles, other: str) -> tuple[Comparison | None, str]:
+    try:
+        return Comparison(_finder(job, image, other)), ""
+    except RasterError as error:
+        return None, str(error)
+
+
+def _write(image: _SceneFiles, find: Find, folder: Path, *, comparison: Comparison | None = None) -> float:
+    """Write the masks block by block; return the cover, the share of measured pixels that count as cloud."""
+    cloudy = measured = 0
+    with ExitStack() as stack:
+        file = stack.enter_context(_mask_file(folder / MASK_FILE, image.grid))
+        other = stack.enter_context(_mask_file(folder / OTHER_FILE, image.grid)) if comparison else None
+        for block in blocks_in(image.grid, whole(image.grid), height_px=_BLOCK_PX, width_px=_BLOCK_PX):
+            probability_HW, valid_HW = find(block), image.optical(block).valid_HW
+            file.write(_as_raster(probability_HW, image.grid, block), block)
+            measured += int(valid_HW.sum())
+            cloudy += int((probability_HW[valid_HW] > COVER_THRESHOLD).sum())
+            if comparison and other:
+                other.write(_as_raster(comparison.add(block, probability_HW, valid_HW), image.grid, block), block)
+    return round(cloudy / measured, 6) if measured else 0.0
+
+
+def _mask_file(path: Path, grid: GeoBox) -> RasterWriter:
+    return RasterWriter(path, grid=grid, bands=("cloud",), dtype="float32", nodata=None)
+
+
+def _as_raster(probability_HW: np.ndarray, grid: GeoBox, block: Window) -> Raster:
+    everywhere = np.ones(probability_HW.shape, bool)
+    return Raster(pixels_CHW=probability_HW[None], valid_HW=everywhere, bands=("cloud",), grid=part_of(grid, block))
+
+
+def _draw(merged: pd.DataFrame, out_dir: Path, other: str) -> None:
+    """Draw the scenes whose masks agree least, those refused for it among them."""
+    if "cloud_agreement" not in merged.columns:
+        return
+    compared = merged[merged["cloud_agreement"].notna()].sort_values(["cloud_agreement", "scene_id"])
+    scenes = [
+        ComparedScene(
+            optical=Path(row["optical"]), folder=out_dir / row["scene_id"],
+            title=f"{row['scene_id']}\n{row['cloud_method']}, {row['cloud_agreement']:.1%} equal",
+        )
+        for row in compared.head(NUM_PICTURED).to_dict("records")
+    ]  # fmt: skip
+    if scenes:
+        draw_agreement(scenes, out_dir / "agreement.png", other=other)

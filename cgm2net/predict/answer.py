@@ -8,7 +8,7 @@ import torch
 from rasterio.windows import Window
 
 from cgm2net import sensors
-from cgm2net.data.cloudmask import COVER_THRESHOLD
+from cgm2net.data.cloud_methods import COVER_THRESHOLD
 from cgm2net.data.dataset import to_inputs
 from cgm2net.errors import MetricError
 from cgm2net.model.calibration import half_width, probabilities

@@ -14,7 +14,8 @@ from rasterio.windows import Window
 
 from cgm2net import raster
 from cgm2net.catalog import COLUMNS, read_scenes, write_scenes
-from cgm2net.data.cloudmask import METHODS, CloudmaskReport, cloud_finder, cloudmask, find_cloud, method_of
+from cgm2net.data.cloud_methods import cloud_finder, find_cloud, method_of, version_of
+from cgm2net.data.cloudmask import CloudmaskReport, cloudmask
 from cgm2net.errors import DataError, GridError, RasterError
 from cgm2net.raster import Raster
 from cgm2net.settings import CloudmaskSettings
@@ -148,7 +149,7 @@ def test_the_rule_stands_in_where_no_mask_is_given(workspace: Path) -> None:
     report = run(scene("a", None), scene("b", mask(square(1, "uint8"))))
     table = read_scenes(OUT / "scenes.csv")
     assert table["cloud_method"].tolist() == ["simple", "given"]
-    assert table["cloud_version"].astype(str).tolist() == [METHODS[name].version for name in ("simple", "given")]
+    assert table["cloud_version"].astype(str).tolist() == [version_of(name) for name in ("simple", "given")]
     covers = [200 / 1440, 16 / 1440]  # of the 40 x 36 measured pixels
     assert table["cloud_cover"].tolist() == pytest.approx(covers, abs=1e-6)
     assert report.mean_cover == pytest.approx(sum(covers) / 2, abs=1e-6)
@@ -197,13 +198,108 @@ class _Image:
 
 
 @settings(deadline=None)
-@given(*[st.integers(0, SIZE - 1)] * 2, *[st.integers(1, SIZE)] * 2, st.sampled_from(sorted(METHODS)))
+@given(*[st.integers(0, SIZE - 1)] * 2, *[st.integers(1, SIZE)] * 2, st.sampled_from(["given", "scl", "simple"]))
 def test_a_window_holds_what_the_whole_holds_there(row: int, col: int, height: int, width: int, method: str) -> None:
     codes = np.random.default_rng(1).choice([4, 4, 4, 4, 8, 9], (SIZE, SIZE)).astype(np.uint8)
     delivered = mask(codes if method == "scl" else square(0.5, "float32"))
     window = Window(col, row, min(width, SIZE - col), min(height, SIZE - row))
     part = cloud_finder(method, _Image(optical(), delivered), dilation_px=2)(window)
     np.testing.assert_array_equal(part, find_cloud(method, optical(), delivered, dilation_px=2)[window.toslices()])
+
+
+def test_a_scene_is_worked_on_in_blocks_and_holds_what_the_whole_holds(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cgm2net.data.cloudmask._BLOCK_PX", 16)
+    run(scene("a", None), method="simple")
+    np.testing.assert_array_equal(found("a"), find_cloud("simple", optical(), None, dilation_px=0))
+    codes = mask(square(9, "uint8", elsewhere=4))
+    run(scene("b", codes), method="scl", dilation_px=3)
+    np.testing.assert_array_equal(found("b"), find_cloud("scl", optical(), codes, dilation_px=3))
+
+
+@pytest.mark.parametrize("method", ["given", "s2cloudless"])
+def test_files_of_one_scene_must_lie_on_one_grid(workspace: Path, method: str) -> None:
+    pytest.importorskip("s2cloudless")
+    row = scene("a", None)
+    stray = "cloud" if method == "given" else "extra"
+    raster.write(SCENES.parent / "a/stray.tif", image(np.zeros((1, 4, 4), np.uint8), ("B01",)), nodata=None)
+    with pytest.raises(DataError, match="grids differ"):
+        run({**row, stray: str((SCENES.parent / "a/stray.tif").resolve())}, method=method)
+
+
+def test_masks_are_compared_and_counted(workspace: Path) -> None:
+    """The rule finds 10 x 20 pixels of 40 x 36 measured ones; the delivered mask 10 x 10 of them and 4 x 4 others."""
+    delivered = np.zeros((SIZE, SIZE), np.uint8)
+    delivered[10:20, 10:20] = delivered[30:34, 10:14] = 1
+    run(scene("a", mask(delivered)), scene("b", None), method="simple", compare_with="given")
+    table = read_scenes(OUT / "scenes.csv").set_index("scene_id")
+    assert table.loc["a", "cloud_compared"] == "given"
+    assert table.loc["a", "cloud_agreement"] == pytest.approx(1 - 116 / 1440, abs=1e-6)
+    assert table.loc["a", "cloud_iou"] == pytest.approx(100 / 216, abs=1e-6)
+    assert str(table.loc["b", "cloud_not_compared"]).startswith("the catalogue has no cloud mask for this scene")
+    assert table["accepted"].all()
+    np.testing.assert_array_equal(raster.read(OUT / "a/compared.tif").pixels_CHW[0], delivered)
+    assert not (OUT / "b/compared.tif").exists()
+    assert (OUT / "agreement.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_masks_without_a_cloud_agree_fully(workspace: Path) -> None:
+    given_twice = {"method": "given", "compare_with": "scl", "dilation_px": 0}
+    run(scene("a", mask(square(0, "uint8"))), **given_twice)
+    assert str(read_scenes(OUT / "scenes.csv")["cloud_not_compared"][0]).startswith("not a Sentinel-2 scene class")
+    row = scene("b", None)
+    pixels = np.broadcast_to(np.array(FIELD, np.uint16)[:, None, None], (6, SIZE, SIZE)).copy()
+    raster.write(Path(str(row["optical"])), image(pixels, BANDS), nodata=0)
+    cloud = SCENES.parent / "b/cloud.tif"
+    raster.write(cloud, mask(square(0, "uint8")), nodata=255)
+    run({**row, "cloud": str(cloud.resolve())}, method="simple", compare_with="given", min_agreement=1.0)
+    table = read_scenes(OUT / "scenes.csv")
+    assert (table["cloud_agreement"][0], table["cloud_iou"][0]) == (1, 1)
+
+
+def test_a_scene_on_which_both_methods_disagree_is_refused(workspace: Path) -> None:
+    rows = [scene("a", mask(square(0, "uint8"))), scene("b", None), scene("c", mask(square(1, "uint8", elsewhere=1)))]
+    compare = {"method": "simple", "compare_with": "given", "min_agreement": 0.5}
+    assert run(*rows, **compare).refused == 1
+    table = read_scenes(OUT / "scenes.csv").set_index("scene_id")
+    assert table["accepted"].to_dict() == {"a": True, "b": True, "c": False}
+    reason = str(table.loc["c", "reason"])
+    assert reason.startswith("cloud masks simple and given agree on 13.9% of the pixels, wanted at least 50.0%")
+    assert "lower cloudmask.min_agreement" in reason
+    report = run(*rows, **{**compare, "min_agreement": 0.1})
+    assert (report.refused, report.from_cache) == (0, 3)  # the limit is no part of what a scene's masks are
+
+
+def test_a_method_is_not_compared_with_itself(workspace: Path) -> None:
+    run(scene("a", None), compare_with="simple")
+    assert read_scenes(OUT / "scenes.csv")["cloud_not_compared"][0] == (
+        "the scene's own method is the one to compare with"
+    )
+
+
+def test_bands_that_a_method_lacks_are_named(workspace: Path) -> None:
+    pytest.importorskip("s2cloudless")
+    with pytest.raises(DataError, match="lacks B01, B05, B8A, B09, B10: name those in coregister"):
+        run(scene("a", None), method="s2cloudless")
+
+
+def test_further_bands_come_from_another_file(workspace: Path) -> None:
+    pytest.importorskip("s2cloudless")
+    row = scene("a", None)
+    names = ("B01", "B02", "B05", "B8A", "B09", "B10")  # B02 stands in both
+    further = np.broadcast_to(np.array((1300, 1, 2400, 4800, 1500, 20), np.uint16)[:, None, None], (6, SIZE, SIZE))
+    extra = SCENES.parent / "a/extra.tif"
+    raster.write(extra, image(further, names), nodata=0)
+    run({**row, "extra": str(extra.resolve())}, method="s2cloudless")
+    network = optical()
+    pixels = np.concatenate([network.pixels_CHW, further[[0, 2, 3, 4, 5]]])
+    together = image(pixels, (*BANDS, "B01", "B05", "B8A", "B09", "B10"), valid_HW=network.valid_HW)
+    np.testing.assert_array_equal(found("a"), find_cloud("s2cloudless", together, None, dilation_px=0))
+    table = read_scenes(OUT / "scenes.csv")
+    assert table["cloud_version"][0] == version_of("s2cloudless")
+    assert len(table["cloud_weights"][0]) == 64
+    assert (OUT / table["extra"][0]).resolve() == extra.resolve()
 
 
 def test_method_of_a_scene_with_a_mask_and_without() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cgm2net.data import synthetic
-from cgm2net.data.cloudmask import find_cloud
+from cgm2net.data.cloud_methods import find_cloud
 from cgm2net.data.clouds import simple_cloud
 from cgm2net.errors import RasterError
 
