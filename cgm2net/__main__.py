@@ -3,17 +3,18 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
 from rich.logging import RichHandler
 
 from cgm2net.data.sources.commands import CATALOG, catalog, guarded
-from cgm2net.settings import Settings, read_settings
+from cgm2net.settings import CloudmaskSettings, Settings, read_settings
 
 PARAMS = Path("params.yaml")
 ARTIFACTS = Path("artifacts")
+CLOUD_METHODS = get_args(CloudmaskSettings.model_fields["method"].annotation)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -106,6 +107,24 @@ main.add_command(catalog)
 
 
 @main.command()
+@click.argument("incoming", type=click.Path(path_type=Path))
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Gets drift.{json,csv,html}.")
+@click.option("--max-psi", default=0.25, show_default=True, help="Population stability index above which it is drift,")
+@click.option("--max-chance", default=0.01, show_default=True, help="unless as large by chance more often than this.")
+@click.option("--min-scenes", default=6, show_default=True, help="On either side, for a feature to be judged.")
+@click.option("--fail", is_flag=True, help="End with 1 when something drifted.")
+def drift(**options: Any) -> None:
+    """Compare a batch of scenes with those that a model was trained on.
+
+    INCOMING and REFERENCE hold what validate, coregister and cloudmask wrote, as artifacts/ does.
+    """
+    from cgm2net.data.drift_page import report_drift as command
+
+    guarded(lambda: command(**options))
+
+
+@main.command()
 @click.option("--optical", type=click.Path(path_type=Path), help="Cloudy image: GeoTIFF with band names, DN.")
 @click.option("--sar", type=click.Path(path_type=Path), help="SAR image of the same ground: VV, VH in dB.")
 @click.option("--cloud", type=click.Path(path_type=Path), help="Cloud mask, if there is one: 0-1, or an SCL.")
@@ -120,7 +139,7 @@ main.add_command(catalog)
 @click.option("--offset", type=float, default=0.0, help="Added to every DN: -1000 from processing baseline 04.00 on.")
 @click.option("--keep-clear", is_flag=True, help="Pixels that the mask calls clear keep their measured values.")
 @click.option("--params", type=click.Path(path_type=Path), help="Take coregister and cloudmask from this params.yaml.")
-@click.option("--cloud-method", type=click.Choice(["given_or_simple", "given", "scl", "simple"]), help="See cloudmask.")
+@click.option("--cloud-method", type=click.Choice(CLOUD_METHODS), help="See cloudmask.")
 @click.option("--batch-size", type=int, help="Windows that the network sees at once; 1 on the CPU, 16 on CUDA.")
 def predict(**options: Any) -> None:
     """Restore and map whole scenes: COGs, a STAC item and a quick-look for each."""

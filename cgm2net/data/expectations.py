@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from cgm2net.sensors import SENTINEL2
 from cgm2net.settings import ValidateSettings
 
 if TYPE_CHECKING:
@@ -42,6 +44,51 @@ def _names(bands: Sequence[str]) -> dict[str, Any]:
     return {"regex": "".join(rf"(?=.*\b{re.escape(name)}\b)" for name in bands)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceNeeds:
+    """What every scene of a source has, so that one without it was brought in wrongly."""
+
+    columns: tuple[str, ...] = ()
+    "Of the catalogue; not empty."
+    optical_bands: tuple[str, ...] = ()
+    "Among others."
+
+
+_L1C = tuple(band.name for band in SENTINEL2)
+
+SOURCES = MappingProxyType({
+    "m3m_cr": SourceNeeds(columns=("reference", "label", "cloud")),
+    "luojiaset_osfcr": SourceNeeds(columns=("reference", "label"), optical_bands=_L1C),
+    "sen12ms_cr": SourceNeeds(columns=("reference",), optical_bands=_L1C),
+    "stac": SourceNeeds(columns=("acquired_optical", "acquired_sar")),
+})  # fmt: skip
+"""By the catalogue's column ``source``, up to its first ``:`` or blank. LuojiaSET-OSFCR lacks the masks of one bin, and
+SEN12MS-CR has neither masks nor labels."""
+
+
+def source_lacks(row: Mapping[str, object], optical_bands: object) -> str:
+    """Return which columns and bands a scene lacks that its source always has; empty where it has all.
+
+    Args:
+        row: of the scene table.
+        optical_bands: the bands found, as text; None where the file could not be read.
+    """
+    needs = SOURCES.get(re.split(r"[:\s]", str(row["source"]))[0], SourceNeeds())
+    missing = [column for column in needs.columns if not row[column]]
+    if isinstance(optical_bands, str):
+        found = optical_bands.split()
+        missing += [f"band {name}" for name in needs.optical_bands if name not in found]
+    return ", ".join(missing)
+
+
+def _needed() -> str:
+    """Return what the sources have, in words."""
+    return "; ".join(
+        f"{source}: {', '.join(needs.columns)}" + (f", {len(needs.optical_bands)} bands" * bool(needs.optical_bands))
+        for source, needs in SOURCES.items()
+    )
+
+
 RULES = (
     Rule(
         column="unreadable",
@@ -49,6 +96,15 @@ RULES = (
         limits=_nothing,
         wanted="Every file opens and can be read to its last block. Otherwise fetch or write it again.",
         reason="unreadable {unreadable}; fetch or write the file again",
+    ),
+    Rule(
+        column="source_lacks",
+        kind="ExpectColumnValuesToBeInSet",
+        limits=_nothing,
+        wanted="A scene has what its source (the catalogue's column) always has: {sources}. Otherwise bring it in again"
+        " by `python -m cgm2net catalog`, or correct its source.",
+        reason="lacks {source_lacks}, which every scene of its source has; bring it in again by `python -m cgm2net"
+        " catalog`, or correct the catalogue's source column",
     ),
     Rule(
         column="without_crs",
@@ -234,4 +290,5 @@ def _words(settings: ValidateSettings) -> dict[str, object]:
         "s": settings,
         "optical_wanted": " ".join(settings.required_optical_bands),
         "sar_wanted": " ".join(settings.required_sar_bands),
+        "sources": _needed(),
     }

@@ -29,6 +29,9 @@ _WINDOW_PX = 1024
 _SAMPLE_PX = 1 << 18
 _MEASURED = ("optical", "sar", "reference")
 
+SPREAD = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+"""Shares at which the quantiles of a file's spread are taken."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
@@ -114,12 +117,21 @@ def _read(path: Path) -> _File:
         "crs": _crs_name(crs), "pixel_size": pixel_size, "width_px": file.width, "height_px": file.height,
         "bands": list(bands), "dtype": dtype, "quantiles": quantiles, "num_sampled": sample_CN.shape[1],
         "nodata_share": nodata_share, "nonfinite_share": seen.num_nonfinite / (num_pixels * len(bands)),
+        "spread": _spread(sample_CN, bands), "counts": _counts(seen),
     }  # fmt: skip
     return _File(
         grid=grid, bands=bands, sample_CN=sample_CN, quantiles=quantiles, nodata_share=nodata_share, facts=facts,
         codes=tuple(sorted(int(value) for value in seen.values)) if dtype == "uint8" else (),
         fingerprint=f"{seen.digest.hexdigest()} {file.shape} {dtype}" if len(seen.values) > 1 else "",
     )  # fmt: skip
+
+
+def _spread(sample_CN: np.ndarray, bands: tuple[str, ...]) -> dict[str, list[float]]:
+    """Return the quantiles of every band at :data:`SPREAD`; nothing where there is no pixel."""
+    if sample_CN.shape[1] == 0:
+        return {}
+    table = np.quantile(sample_CN.astype(np.float64), SPREAD, axis=1).T
+    return {name: [round(float(value), 4) for value in row] for name, row in zip(bands, table, strict=True)}
 
 
 class _Seen:
@@ -133,6 +145,8 @@ class _Seen:
         self.samples: list[np.ndarray] = []
         self.values: set[float] = set()
         "All values of bytes; of wider types only enough to tell whether there is more than one."
+        self.byte_counts = np.zeros(256, np.int64)
+        "Pixels of each value of bytes, all bands together."
 
     def add(self, pixels_CHW: np.ndarray, window: Window, nodata: float | None) -> None:
         valid_HW = valid_mask(pixels_CHW, nodata)
@@ -140,12 +154,18 @@ class _Seen:
         self.num_nonfinite += int((~np.isfinite(pixels_CHW)).sum())
         self.digest.update(pixels_CHW.tobytes())
         if pixels_CHW.dtype == np.uint8:
-            self.values.update(np.flatnonzero(np.bincount(pixels_CHW.ravel(), minlength=256)).tolist())
+            self.byte_counts += np.bincount(pixels_CHW.ravel(), minlength=256)
+            self.values = set(np.flatnonzero(self.byte_counts).tolist())
         elif len(self.values) < 2:
             self.values.update((float(pixels_CHW.min()), float(pixels_CHW.max())))
         rows = slice(-window.row_off % self._step, None, self._step)
         columns = slice(-window.col_off % self._step, None, self._step)
         self.samples.append(pixels_CHW[:, rows, columns][:, valid_HW[rows, columns]])
+
+
+def _counts(seen: _Seen) -> dict[str, int]:
+    """Return pixels of each value, for files of bytes; their codes are text, as JSON wants keys."""
+    return {str(code): int(seen.byte_counts[code]) for code in np.flatnonzero(seen.byte_counts)}
 
 
 def _windows(height: int, width: int) -> Iterator[Window]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from cgm2net.catalog import FILE_ROLES, merge_results, read_scenes, write_scenes
 from cgm2net.compute import Facts, SceneJob, map_scenes
-from cgm2net.data.expectations import RULES, SUITE, build_suite, explain
+from cgm2net.data.expectations import RULES, SUITE, build_suite, explain, source_lacks
 from cgm2net.data.facts import scene_facts
 from cgm2net.errors import DataError
 from cgm2net.files import write_json
@@ -53,10 +53,13 @@ def validate(scenes: Path, out_dir: Path, *, settings: ValidateSettings) -> Vali
     """
     table = read_scenes(scenes)
     incoming = table[table["accepted"]]
-    jobs = [_job({str(name): value for name, value in row.items()}) for row in incoming.to_dict("records")]
+    rows = [{str(name): value for name, value in row.items()} for row in incoming.to_dict("records")]
+    jobs = [_job(row) for row in rows]
     found, num_cached = map_scenes(
-        scene_facts, jobs, stage="validate", out_dir=out_dir, num_workers=settings.num_workers
+        scene_facts, jobs, stage="validate", out_dir=out_dir, num_workers=settings.num_workers, cluster=settings.cluster
     )
+    for row, facts in zip(rows, found, strict=True):
+        facts["source_lacks"] = source_lacks(row, facts["optical_bands"])
     files = {str(facts["scene_id"]): facts.pop("files") for facts in found}
     failed = _judge(found, settings, docs_dir=out_dir / "data_docs") if found else {}
     reasons = {str(facts["scene_id"]): _reasons(facts, failed, settings) for facts in found}

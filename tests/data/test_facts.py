@@ -106,7 +106,21 @@ def test_counts_and_quantiles(files: dict[str, Path], tmp_path: Path) -> None:
     # 3072 values 1025 … 4096: the p-quantile lies at 1025 + p * 3071
     assert held["optical"]["quantiles"]["B03"] == pytest.approx([1055.71, 2560.5, 4065.29])
     assert held["optical"]["num_sampled"] == 3072
+    assert held["optical"]["spread"]["B03"] == pytest.approx(
+        [1055.71, *(1025 + share / 10 * 3071 for share in range(1, 10)), 4065.29]
+    )
+    assert held["optical"]["counts"] == {}
     assert (held["optical"]["crs"], held["optical"]["pixel_size"]) == ("EPSG:32631", [10.0, 10.0])
+
+
+def test_pixels_of_each_class_are_counted(files: dict[str, Path], tmp_path: Path) -> None:
+    codes = np.full((1, 64, 64), 2, np.uint8)
+    codes[0, :16] = 255
+    codes[0, 16:20, :10] = 0
+    write(tmp_path / "label.tif", codes, ("label",), nodata=255)
+    held = look(tmp_path, {**files, "label": tmp_path / "label.tif"})["files"]
+    assert isinstance(held, dict)
+    assert held["label"]["counts"] == {"0": 40, "2": 3032, "255": 1024}
 
 
 def test_nan_is_no_measurement(files: dict[str, Path], tmp_path: Path) -> None:

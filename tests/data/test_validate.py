@@ -20,7 +20,8 @@ from cgm2net.settings import ValidateSettings
 SETTINGS = ValidateSettings(num_workers=1, min_accepted=3, label_codes_max=5)
 
 GOOD: Facts = {
-    "unreadable": "", "without_crs": "", "identical_files": "", "offset_suspected": "", "wrong_dates": "",
+    "unreadable": "", "source_lacks": "", "without_crs": "",
+    "identical_files": "", "offset_suspected": "", "wrong_dates": "",
     "optical_bands": "B01 B02 B03 B04 B08 B8A B11 B12", "reference_bands": "B02 B03 B04 B08 B11 B12",
     "sar_bands": "VV VH", "overlap_share": 0.9, "overlap_role": "sar", "gsd_ratio": 4.0, "optical_top_dn": 50.0,
     "swapped_share": 0.01, "swapped_role": "optical", "sar_median": -0.01, "nodata_share": 0.5, "nodata_role": "sar",
@@ -31,6 +32,7 @@ GOOD: Facts = {
 # column: (what is wrong, what a person must read of it)
 BAD: dict[str, tuple[object, str]] = {
     "unreadable": ("sar: TIFFReadEncodedTile() failed.", "unreadable sar: TIFFReadEncodedTile() failed.; fetch"),
+    "source_lacks": ("label, cloud", "lacks label, cloud, which every scene of its source has; bring it in again"),
     "without_crs": ("label", "no coordinate reference system in label"),
     "optical_bands": ("B8A B02 B03 B04 B11 B12", "optical has bands B8A B02 B03 B04 B11 B12, wanted B02 B03 B04 B08"),
     "reference_bands": ("band1", "reference has bands band1, wanted B02"),
