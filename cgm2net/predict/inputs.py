@@ -10,6 +10,7 @@ import pandas as pd
 from cgm2net.catalog import COLUMNS, accepted_scenes, check_id, read_catalog, read_scenes
 from cgm2net.data.fetch import PERMANENT, fetch, file_suffix, identity
 from cgm2net.data.sources import stac_items
+from cgm2net.data.sources.stac_documents import is_stac
 from cgm2net.errors import CatalogError, ChecksumError, RasterError
 from cgm2net.files import CACHE_DIR, sha256_json
 from cgm2net.predict.scene import BandFile, SceneInputs, files_as_inputs
@@ -77,7 +78,7 @@ def row_as_inputs(row: Mapping[str, str], *, fetched_dir: Path = FETCHED_DIR) ->
 def _local(row: Mapping[str, str], role: str, fetched_dir: Path) -> Path:
     uri, sha256 = row[role], row.get(f"{role}_sha256", "")
     parts = urlsplit(uri)
-    if not parts.scheme and not sha256:
+    if not parts.scheme and not sha256 and not is_stac(uri):
         return Path(uri)
     if parts.scheme == "file" and not sha256:
         return Path(unquote(parts.path))
