@@ -1,5 +1,6 @@
 """Files rewritten by the conventions: named bands, DN and dB, codes, a grid; window by window."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj.exceptions import CRSError
-from rasterio.errors import RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
 from cgm2net import sensors
@@ -66,7 +67,7 @@ def rewrite(
         with RasterWriter(target, grid=grid, bands=bands, dtype=dtype, nodata=nodata) as writer:
             for window in blocks_in(grid, whole(grid), height_px=BLOCK_PX, width_px=_COLUMNS_PX):
                 pixels_CHW = stored.read(window)
-                valid_HW = valid_mask(pixels_CHW, stored.nodata)
+                valid_HW = valid_mask(pixels_CHW, None if reading.codes else stored.nodata)
                 part = Raster(pixels_CHW=pixels_CHW, valid_HW=valid_HW, bands=bands, grid=part_of(grid, window))
                 writer.write(decode(part, reading, stored.name), window)
 
@@ -77,7 +78,8 @@ def _opened(path: Path, name: str) -> Iterator[_Stored]:
         yield _array(path, name)
         return
     try:
-        file = rasterio.open(path)
+        with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):  # what follows asks for a grid
+            file = rasterio.open(path)
     except RasterioIOError as error:
         raise RasterError(f"{name}: cannot be read as a raster: {error.__cause__ or error}") from error
     with file:

@@ -1,0 +1,139 @@
+"""M3M-CR (also M3R-CR, Planet-CR): PlanetScope 3 m, Sentinel-1, ESA WorldCover and cloud masks of 780 areas.
+
+Bring your own copy: it is given out by its authors, for academic use. Xu, Shi, Ebel, Yang, Zhu 2024,
+doi:10.1109/TGRS.2023.3337845. Layout::
+
+    {train,test}/planet_cloudy_{season}/planet_cloudy_{season}_{aoi}/planet_cloudy_{season}_{aoi}_p_{k}.tif
+
+and the same of ``planet_cloudfree``, ``S1``, ``landcover``, ``cloudmask`` (``.npy``). SAR and labels have pixels of
+10 m on a grid of their own.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
+
+import rasterio
+from rasterio.coords import BoundingBox, disjoint_bounds
+from rasterio.errors import RasterioIOError
+
+from cgm2net.compute import progress_bar
+from cgm2net.data.reading import Reading, join
+from cgm2net.data.sources.listing import Listing, Refusal, files_below, folders_in, safe_id
+from cgm2net.data.sources.m3m_lists import read_lists
+from cgm2net.data.sources.m3m_names import FOLDERS, ROLES, Key, parse, scene_id
+from cgm2net.errors import DataError
+from cgm2net.sensors import PLANETSCOPE, SENTINEL1
+
+WORLDCOVER_CODES = ((10, 0), (20, 1), (30, 1), (40, 2), (50, 3), (60, 4), (80, 5), (90, 5))
+"""WorldCover code -> forest 0, rangeland 1, agriculture 2, urban 3, barren 4, water 5 ("level 1" of the published
+loaders). Snow 70, mangroves 95 and moss 100 become 255: published code calls them 6 and then scores six classes."""
+
+_IMAGE = Reading(bands=tuple(band.name for band in PLANETSCOPE))
+_READINGS = MappingProxyType({
+    "optical": _IMAGE, "reference": _IMAGE, "sar": Reading(bands=tuple(band.name for band in SENTINEL1)),
+    "label": Reading(codes=WORLDCOVER_CODES), "cloud": Reading(grid="optical"),
+})  # fmt: skip
+
+
+def list_m3m_cr(path: Path, *, split: str) -> Listing:
+    """List a copy of the data set.
+
+    Args:
+        path: folder that holds ``train`` and ``test``.
+        split: ``given`` takes the folders and, where there are any, the lists (CSV, ``train``, ``val`` or ``test`` in
+            their name); ``region`` says no split, so that the pipeline splits by region.
+
+    Raises:
+        DataError: if none of the folders is there.
+    """
+    root = path / "M3M-CR" if (path / "M3M-CR").is_dir() else path
+    folders = {sub.name.lower(): sub for sub in folders_in(root) if sub.name.lower() in FOLDERS}
+    if not folders:
+        raise DataError(f"{path}: has none of the folders train and test; name the folder that holds them")
+    scenes, refused = _scenes(folders, root)
+    splits, unlisted = read_lists(root, folders, scenes) if split == "given" else (dict.fromkeys(scenes, ""), [])
+    refused += unlisted
+    regions = _regions(scenes)
+    rows = []
+    with progress_bar() as progress:
+        for key in progress.track(sorted(scenes), description="m3m_cr"):
+            lacks = [_missing(key, role, scenes) for role in ROLES.values() if role not in scenes[key]]
+            essential = [refusal for refusal in lacks if refusal.scene_id]
+            if key in splits and not essential:
+                rows.append(_row(key, scenes, split=splits[key], region=regions[key.season, key.aoi]))
+                refused += lacks
+            elif key in splits:
+                refused += essential
+    return Listing(where=path, rows=tuple(rows), refused=tuple(refused))
+
+
+def _scenes(folders: Mapping[str, Path], root: Path) -> tuple[dict[Key, dict[str, Path]], list[Refusal]]:
+    scenes: dict[Key, dict[str, Path]] = {}
+    refused = []
+    for folder, top in folders.items():
+        for file in files_below(top):
+            found, name = parse(file.name, folder=folder), file.relative_to(root).as_posix()
+            if found is None:
+                if file.suffix.lower() != ".csv":  # lists are read apart
+                    refused.append(Refusal(file=name, reason="name not understood"))
+            elif found[1] in scenes.setdefault(found[0], {}):
+                refused.append(Refusal(file=name, reason="a second file of one scene and role"))
+            else:
+                scenes[found[0]][found[1]] = file
+    return scenes, refused
+
+
+def _missing(key: Key, role: str, scenes: Mapping[Key, Mapping[str, Path]]) -> Refusal:
+    """Say what a scene lacks; without an image of each sensor it is refused, without the rest it goes on."""
+    start = next(start for start, of_role in ROLES.items() if of_role == role)
+    if role in ("optical", "sar"):
+        return Refusal(scene_id=scene_id(key, scenes), file=f"{key.folder}/{start}_{key.text}", reason=f"no {start}")
+    return Refusal(file=f"{key.folder}/{start}_{key.text}", reason=f"no {start}; the scene goes on without")
+
+
+def _row(key: Key, scenes: Mapping[Key, Mapping[str, Path]], *, split: str, region: str) -> dict[str, str]:
+    files = {role: join(str(file.absolute()), _READINGS[role]) for role, file in scenes[key].items()}
+    said = {"split": split} if split else {}
+    return {
+        "scene_id": scene_id(key, scenes), "region": region, **files, "license": "academic use only",
+        "source": "m3m_cr", **said,
+    }  # fmt: skip
+
+
+def _regions(scenes: Mapping[Key, Mapping[str, Path]]) -> dict[tuple[str, str], str]:
+    """Name the region of every season and area: one for all seasons of an area, unless they lie apart.
+
+    Whether numbers of areas are counted anew in each season is not documented, so the ground decides.
+    """
+    images: dict[str, dict[str, list[Path]]] = {}
+    for key, files in sorted(scenes.items()):
+        images.setdefault(key.aoi, {}).setdefault(key.season, []).extend(
+            file for role, file in files.items() if role == "optical"
+        )
+    regions = {}
+    for aoi, seasons in images.items():
+        apart = len(seasons) > 1 and _apart(list(seasons.values()))
+        for season in seasons:
+            regions[season, aoi] = "m3m-" + safe_id(f"{season}_{aoi}" if apart else aoi)
+    return regions
+
+
+def _apart(seasons: Sequence[Sequence[Path]]) -> bool:
+    """Whether images of no two seasons show common ground; False where one does not tell."""
+    try:
+        places = [{_place(image) for image in images} for images in seasons]
+    except RasterioIOError:
+        return False
+    return all(
+        crs != other_crs or disjoint_bounds(bounds, other_bounds)
+        for one, other in combinations(places, 2)
+        for crs, bounds in one
+        for other_crs, other_bounds in other
+    )
+
+
+def _place(image: Path) -> tuple[str, BoundingBox]:
+    with rasterio.open(image) as file:
+        return str(file.crs), file.bounds
