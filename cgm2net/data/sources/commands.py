@@ -87,7 +87,7 @@ def luojiaset_osfcr(path: Path, split: str, offset: Any, **how: Any) -> None:
 @catalog.command("sen12ms_cr")
 @_path
 @click.option("--split", type=click.Choice(["published", "region"]), default="published", show_default=True)
-@click.option("--download", is_flag=True, help="First fetch and unpack the archives into PATH; some 270 GB in all.")
+@click.option("--download", is_flag=True, help="First fetch and unpack the archives into PATH; some 240 GB in all.")
 @click.option("--season", "seasons", type=click.Choice(["spring", "summer", "fall", "winter"]), multiple=True)
 @click.option("--modality", "modalities", type=click.Choice(["s1", "s2", "s2_cloudy"]), multiple=True)
 @click.option("--url", help="What an archive's name is put behind, instead of the authors' server.")
