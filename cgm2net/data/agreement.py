@@ -85,7 +85,9 @@ def draw_agreement(scenes: Sequence[ComparedScene], path: Path, *, other: str) -
     for row, scene in zip(axes, scenes, strict=True):
         _draw_scene(row, scene)
         row[0].set_ylabel(scene.title, fontsize=7)
-    for axis, title in zip(axes[0], ("cloudy", "mask", other, f"red: mask alone, blue: {other} alone"), strict=True):
+    for axis, title in zip(
+        axes[0], ("cloudy", "mask", other, f"red: mask alone\nblue: {other} alone, grey: both"), strict=True
+    ):
         axis.set_title(title, fontsize=8)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
