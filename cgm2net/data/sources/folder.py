@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import rasterio
@@ -150,7 +150,11 @@ def acquired(path: Path) -> str:
     for text in (tags[name] for name in _TIME_TAGS if name in tags):
         for form in _TIME_FORMS:
             try:
-                return datetime.strptime(text.strip(), form).strftime("%Y-%m-%dT%H:%M:%SZ")
+                return _in_utc(datetime.strptime(text.strip(), form))
             except ValueError:
                 continue
     return ""
+
+
+def _in_utc(time: datetime) -> str:
+    return (time.astimezone(UTC) if time.tzinfo else time).strftime("%Y-%m-%dT%H:%M:%SZ")
