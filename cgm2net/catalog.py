@@ -18,8 +18,14 @@ from cgm2net.files import write_aside
 FILE_ROLES = ("optical", "sar", "reference", "label", "cloud")
 """Columns that hold a URI or path; ``optical`` and ``sar`` are always there, the others may be empty."""
 
+MADE_FILES = ("extra",)
+"""Columns of scene tables that hold files which a stage made of others: optical bands for the cloud mask alone."""
+
 HASH_COLUMNS = tuple(f"{role}_sha256" for role in FILE_ROLES)
 COLUMNS = ("scene_id", "region", "acquired_optical", "acquired_sar", *FILE_ROLES, "license", "source")
+
+SPLITS = ("train", "val", "test")
+"""What the optional column ``split`` may say: of every scene of a catalogue, or of none."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -28,13 +34,14 @@ def read_catalog(path: Path) -> pd.DataFrame:
     """Read a catalogue; relative URIs are resolved against its folder.
 
     Args:
-        path: CSV with the columns of :data:`COLUMNS` and, where known, ``ROLE_sha256``.
+        path: CSV with the columns of :data:`COLUMNS` and, where known, ``ROLE_sha256`` and ``split``.
 
     Returns:
-        One row a scene, all text, empty where unknown, sorted by ``scene_id``.
+        One row a scene, all text, empty where unknown, sorted by ``scene_id``; ``split`` where the catalogue says it.
 
     Raises:
-        CatalogError: if the file is absent, holds no scene, lacks a column, or has an unsafe or repeated id.
+        CatalogError: if the file is absent, holds no scene, lacks a column, has an unsafe or repeated id, or says
+            the split of some scenes only.
     """
     if not path.is_file():
         raise CatalogError(f"{path}: no catalogue there; `dvc pull` fetches the sample's, or write one")
@@ -45,7 +52,7 @@ def read_catalog(path: Path) -> pd.DataFrame:
     if not isinstance(table.index, pd.RangeIndex):
         raise CatalogError(f"{path}: rows have more values than the header has names; quote values that hold commas")
     missing = [name for name in COLUMNS if name not in table.columns]
-    unknown = [name for name in table.columns if name not in (*COLUMNS, *HASH_COLUMNS)]
+    unknown = [name for name in table.columns if name not in (*COLUMNS, *HASH_COLUMNS, "split")]
     if missing or unknown:
         raise CatalogError(f"{path}: lacks columns {missing}, has unknown columns {unknown}; wanted {list(COLUMNS)}")
     if table.empty:
@@ -54,6 +61,7 @@ def read_catalog(path: Path) -> pd.DataFrame:
         if name not in table.columns:
             table[name] = ""
     _check_ids(table, path)
+    table = with_checked_splits(table, path)
     try:
         for role in FILE_ROLES:
             table[role] = [resolve_uri(uri, path.parent) for uri in table[role]]
@@ -73,6 +81,25 @@ def _check_ids(table: pd.DataFrame, path: Path) -> None:
     repeated = table.loc[table["scene_id"].duplicated(), "scene_id"].tolist()
     if repeated:
         raise CatalogError(f"{path}: scene_id {repeated[0]!r} stands there twice; ids must be unique")
+
+
+def with_checked_splits(table: pd.DataFrame, where: Path) -> pd.DataFrame:
+    """Return a catalogue without its column ``split`` where that says nothing.
+
+    Raises:
+        CatalogError: if it says something else than :data:`SPLITS`, or of some scenes only.
+    """
+    said = set(table["split"]) if "split" in table.columns else {""}
+    if said == {""}:
+        return table.drop(columns="split", errors="ignore")
+    if wrong := sorted(said - {*SPLITS, ""}):
+        raise CatalogError(f"{where}: column split says {wrong[0]!r}; wanted {', '.join(SPLITS)} or nothing")
+    if "" in said:
+        silent = table.loc[table["split"] == "", "scene_id"].iloc[0]
+        raise CatalogError(
+            f"{where}: no split for scene {silent}, but for others; say it for every scene, or leave the column out"
+        )
+    return table
 
 
 def check_id(value: str, *, what: str, where: Path | str) -> None:
@@ -113,20 +140,24 @@ def read_scenes(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise CatalogError(f"{path}: no scene table there; run the stage that makes it (`dvc repro`)")
     columns = pd.read_csv(path, nrows=0).columns
-    text = [name for name in columns if name in (*COLUMNS, *HASH_COLUMNS, "reason")]
+    text = [name for name in columns if name in (*COLUMNS, *HASH_COLUMNS, *MADE_FILES, "split", "reason")]
     # Only an empty field is unknown: by default pandas takes a region called NA for nothing too.
     empty = {name: [""] for name in columns if name not in text}
     table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=empty)
-    for role in FILE_ROLES:
+    for role in _files_of(table):
         table[role] = [resolve_uri(uri, path.parent) for uri in table[role]]
     return table
+
+
+def _files_of(table: pd.DataFrame) -> list[str]:
+    return [name for name in (*FILE_ROLES, *MADE_FILES) if name in table.columns]
 
 
 def write_scenes(table: pd.DataFrame, path: Path) -> None:
     """Write a stage's scene table: sorted, stable bytes, files relative to the table's folder."""
     table = table.sort_values("scene_id")
-    for role in FILE_ROLES:
-        table[role] = [os.path.relpath(file, path.parent.resolve()) if file else "" for file in table[role]]
+    for role in _files_of(table):
+        table[role] = [os.path.relpath(file, path.parent.resolve()) if file else "" for file in table[role].fillna("")]
     with write_aside(path) as aside:
         table.to_csv(aside, index=False, lineterminator="\n", float_format="%.6g")
 

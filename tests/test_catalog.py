@@ -210,3 +210,32 @@ def test_where_no_scene_is_left_the_reasons_are_told() -> None:
     assert accepted_scenes(table)["scene_id"].tolist() == ["b"]
     with pytest.raises(DataError, match='none of 1 scenes is accepted: a: no sar, "gone"'):
         accepted_scenes(table[~table["accepted"]])
+
+
+def test_a_split_is_said_of_all_scenes_or_of_none(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.csv"
+    table = read_catalog(write(path, row("a", split="train"), row("b", split="test")))
+    assert table["split"].tolist() == ["train", "test"]
+    assert "split" not in read_catalog(write(path, row("a", split=""), row("b", split=""))).columns
+    with pytest.raises(CatalogError, match=r"no split for scene b, but for others; say it for every scene"):
+        read_catalog(write(path, row("a", split="train"), row("b", split="")))
+    with pytest.raises(CatalogError, match=r"column split says 'training'; wanted train, val, test or nothing"):
+        read_catalog(write(path, row("a", split="training"), row("b", split="")))
+
+
+def test_a_split_is_carried_from_table_to_table(tmp_path: Path) -> None:
+    table = read_catalog(write(tmp_path / "catalog.csv", row("a", split="train"), row("b", split="test")))
+    judged = merge_results(table, [{"scene_id": "a", "accepted": True, "reason": ""},
+                                   {"scene_id": "b", "accepted": False, "reason": "dark"}])  # fmt: skip
+    write_scenes(judged, tmp_path / "scenes.csv")
+    assert read_scenes(tmp_path / "scenes.csv")["split"].tolist() == ["train", "test"]
+
+
+def test_instructions_survive_beside_the_catalogue(tmp_path: Path) -> None:
+    told = row(
+        "a", optical="a/o.tif#bands=B02&offset=-1000", label="a/l.tif#codes=10:0,20:1", sar="file:///s.tif#linear=1"
+    )
+    table = read_catalog(write(tmp_path / "catalog.csv", told))
+    assert table["optical"][0] == f"{tmp_path}/a/o.tif#bands=B02&offset=-1000"
+    assert table["label"][0] == f"{tmp_path}/a/l.tif#codes=10:0,20:1"
+    assert table["sar"][0] == "file:///s.tif#linear=1"

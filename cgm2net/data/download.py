@@ -8,7 +8,10 @@ from pathlib import Path
 from cgm2net.catalog import FILE_ROLES, merge_results, read_catalog, write_scenes
 from cgm2net.compute import Facts, SceneJob, map_scenes
 from cgm2net.data.fetch import PERMANENT, fetch, file_suffix, identity
-from cgm2net.errors import ChecksumError, SceneError
+from cgm2net.data.reading import split
+from cgm2net.data.rewriting import rewrite
+from cgm2net.errors import ChecksumError, RasterError, SceneError
+from cgm2net.files import sha256_file
 from cgm2net.settings import DownloadSettings
 
 _NUM_ASKERS = 16
@@ -25,7 +28,7 @@ class DownloadReport:
 
 
 def download(catalog: Path, out_dir: Path, *, settings: DownloadSettings) -> DownloadReport:
-    """Fetch the files of every scene.
+    """Fetch the files of every scene; rewrite those whose URI says how they are read (:mod:`cgm2net.data.reading`).
 
     Args:
         catalog: table of scenes with URIs; relative ones are resolved against its folder.
@@ -33,10 +36,11 @@ def download(catalog: Path, out_dir: Path, *, settings: DownloadSettings) -> Dow
         settings: processes and tries.
 
     Returns:
-        Counts; fetched + refused = found. A scene with a missing file or a wrong checksum is refused, as a row.
+        Counts; fetched + refused = found. A scene with a missing file, a wrong checksum, or a file that its
+        instructions do not fit is refused, as a row.
 
     Raises:
-        CatalogError: if the catalogue cannot be used.
+        CatalogError: if the catalogue cannot be used, or an instruction is unknown.
         FetchError: at a fault of the network or the store that outlasts the tries. Scenes done are kept.
     """
     table = read_catalog(catalog)
@@ -67,14 +71,16 @@ def _prepare(row: dict[str, str], *, settings: DownloadSettings) -> SceneJob | F
     for role in FILE_ROLES:
         uri, sha256 = row[role], row[f"{role}_sha256"]
         if uri:
+            plain, reading = split(uri)
+            reading.require_role(role, uri)
             try:
                 version = sha256 or identity(
-                    uri, max_attempts=settings.max_attempts, wait_seconds=settings.retry_wait_seconds
+                    plain, max_attempts=settings.max_attempts, wait_seconds=settings.retry_wait_seconds
                 )
                 files[role] = {"uri": uri, "sha256": sha256, "version": version}
             except PERMANENT as error:
                 no_files = dict.fromkeys(FILE_ROLES, "")
-                reason = _why(role, uri, error)
+                reason = _why(role, plain, error)
                 return {"scene_id": row["scene_id"], "accepted": False, "reason": reason, **no_files}
     return SceneJob(scene_id=row["scene_id"], parameters={"files": files}, inputs={})
 
@@ -83,21 +89,25 @@ def _fetch_scene(job: SceneJob, folder: Path, *, max_attempts: int, wait_seconds
     facts: Facts = {}
     files = job.parameters["files"]
     assert isinstance(files, dict)
-    for role, file in files.items():
-        name = f"{role}{file_suffix(file['uri'])}"
+    for role, file in files.items():  # optical first: others may be laid over it
+        uri, reading = split(file["uri"])
+        name = f"{role}{file_suffix(uri)}"
+        stored = folder / (f"stored_{name}" if reading.given else name)
+        optical = folder / str(facts.get("optical"))
         try:
-            facts[f"{role}_sha256"] = fetch(
-                file["uri"],
-                folder / name,
-                sha256=file["sha256"],
-                max_attempts=max_attempts,
-                wait_seconds=wait_seconds,
-            )
+            digest = fetch(uri, stored, sha256=file["sha256"], max_attempts=max_attempts, wait_seconds=wait_seconds)
+            if reading.given:
+                name = f"{role}.tif"
+                rewrite(stored, folder / name, role=role, reading=reading, optical=optical, name=uri)
+                stored.unlink()
+                digest = sha256_file(folder / name)
         except PERMANENT as error:
-            raise SceneError(job.scene_id, _why(role, file["uri"], error)) from error
+            raise SceneError(job.scene_id, _why(role, uri, error)) from error
         except ChecksumError as error:
             raise SceneError(job.scene_id, str(error)) from error
-        facts[role] = name
+        except RasterError as error:
+            raise SceneError(job.scene_id, f"{role} {error}") from error
+        facts |= {role: name, f"{role}_sha256": digest}
     return facts
 
 

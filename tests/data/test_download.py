@@ -3,9 +3,13 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import rasterio
+from affine import Affine
 
+from cgm2net import raster
 from cgm2net.catalog import COLUMNS, read_scenes, write_catalog
 from cgm2net.data import download as module
 from cgm2net.data.download import DownloadReport, download
@@ -138,3 +142,69 @@ def test_nothing_to_download_is_told(workspace: Path) -> None:
     CATALOG.write_text(",".join(COLUMNS) + "\n")
     with pytest.raises(CatalogError, match="no scene in it"):
         download(CATALOG, OUT, settings=SETTINGS)
+
+
+def image(path: Path, pixels: np.ndarray, **profile: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = pixels.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=pixels.dtype.name,
+        transform=Affine(10, 0, 500_000, 0, -10, 5_300_000), **profile,
+    ) as file:  # fmt: skip
+        file.write(pixels)
+
+
+def told_row(scene_id: str, **values: str) -> dict[str, str]:
+    """Return a scene whose files need words: an offset, linear power, a mask without a grid."""
+    scene = row(scene_id)
+    folder = Path("data") / scene_id
+    image(folder / "s2.tif", np.full((2, 4, 6), 3000, np.uint16), crs="EPSG:32633")
+    image(folder / "s1.tif", np.full((2, 4, 6), 0.1), crs="EPSG:32633")
+    np.save(folder / "m.npy", np.ones((4, 6), bool))
+    files = {
+        "optical": f"{scene_id}/s2.tif#bands=B02,B03&offset=-1000", "sar": f"{scene_id}/s1.tif#bands=VV,VH&linear=1",
+        "cloud": f"{scene_id}/m.npy#grid=optical",
+    }  # fmt: skip
+    return {**scene, **files, **values}
+
+
+def test_files_become_what_their_uris_say(workspace: Path) -> None:
+    pinned = told_row("a")
+    pinned["optical_sha256"] = sha256(Path("data/a/s2.tif"))  # of the file that is fetched
+    other = row("b")
+    assert run(pinned, other) == DownloadReport(found=2, fetched=2, refused=0, from_cache=0)
+    scene = read_scenes(OUT / "scenes.csv").iloc[0]
+    assert sorted(path.name for path in (OUT / "a").iterdir()) == ["cloud.tif", "optical.tif", "sar.tif"]
+    for role in ("optical", "sar", "cloud"):
+        assert scene[f"{role}_sha256"] == sha256(OUT / "a" / f"{role}.tif")
+    optical = raster.read(OUT / "a/optical.tif")
+    assert (optical.bands, np.unique(optical.pixels_CHW).tolist()) == (("B02", "B03"), [2000])
+    assert np.unique(raster.read(OUT / "a/sar.tif").pixels_CHW).tolist() == [-10]
+    assert raster.read(OUT / "a/cloud.tif").grid == optical.grid
+    assert run(pinned, other).from_cache == 2
+
+
+def test_other_words_make_another_file(workspace: Path) -> None:
+    run(told_row("a"))
+    assert run(told_row("a", optical="a/s2.tif#bands=B02,B03")).from_cache == 0
+    assert raster.read(OUT / "a/optical.tif").pixels_CHW.max() == 3000
+
+
+def test_words_that_do_not_fit_the_file_refuse_the_scene(workspace: Path) -> None:
+    scenes = [
+        row("a"), told_row("b", optical="b/s2.tif#bands=B02"), told_row("c", cloud="c/none.npy#grid=optical"),
+        told_row("d", optical="d/optical.tif#bands=B02,B03"),
+    ]  # fmt: skip
+    assert run(*scenes).refused == 3
+    reasons = read_scenes(OUT / "scenes.csv").set_index("scene_id")["reason"]
+    here = Path("data").resolve()
+    assert reasons["b"].startswith(f"optical {here}/b/s2.tif: has 2 bands, 1 names were given: B02")
+    assert reasons["c"] == f"cloud is not at {here}/c/none.npy"
+    assert reasons["d"].startswith(f"optical {here}/d/optical.tif: cannot be read as a raster")
+
+
+def test_words_that_nobody_knows_stop_the_stage(workspace: Path) -> None:
+    with pytest.raises(CatalogError, match=r"unknown instruction 'band' after '#'"):
+        run(told_row("a", optical="a/s2.tif#band=B02"))
+    with pytest.raises(CatalogError, match="codes is no instruction for optical"):
+        run(told_row("a", optical="a/s2.tif#codes=1:0"))
