@@ -37,7 +37,7 @@ _FOUR = ("blue", "green", "red", "nir")
 _SIX = (*_FOUR, "swir16", "swir22")
 
 _TILE_PX, _STEP_PX, _MARGIN_PX = 256, 204, 51
-_TILE_ROWS = 5  # that a block of 512 rows can touch; kept over the width of the image, so that none is made twice
+_TILE_ROWS = 7  # that a block of 1024 rows can touch; kept over the width of the image, so that none is made twice
 
 
 def bands_used(bands: Sequence[str]) -> tuple[str, ...]:

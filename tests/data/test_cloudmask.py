@@ -1,5 +1,7 @@
 """The stage that says where clouds are: each method, what it refuses, and what the table tells of it."""
 
+import shutil
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from rasterio.windows import Window
 
 from cgm2net import raster
 from cgm2net.catalog import COLUMNS, read_scenes, write_scenes
+from cgm2net.compute import SceneJob
+from cgm2net.data import shadows
 from cgm2net.data.cloud_methods import cloud_finder, find_cloud, method_of, version_of
-from cgm2net.data.cloudmask import CloudmaskReport, cloudmask
+from cgm2net.data.cloudmask import CloudmaskReport, cloudmask, mask_scene
 from cgm2net.errors import DataError, GridError, RasterError
 from cgm2net.raster import Raster
 from cgm2net.settings import CloudmaskSettings
@@ -216,6 +220,24 @@ def test_a_scene_is_worked_on_in_blocks_and_holds_what_the_whole_holds(
     codes = mask(square(9, "uint8", elsewhere=4))
     run(scene("b", codes), method="scl", dilation_px=3)
     np.testing.assert_array_equal(found("b"), find_cloud("scl", optical(), codes, dilation_px=3))
+
+
+def test_memory_does_not_grow_with_the_scene(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cgm2net.data.cloudmask._BLOCK_PX", 128)
+    monkeypatch.setattr(shadows, "WHOLE_PX", 0)
+    monkeypatch.setattr(shadows, "SAMPLE_PX", 128)
+    peaks = []
+    for rows, cols in ((12, 12), (24, 36)):  # 6 times as large
+        row = scene("a", None)
+        raster.write(Path(str(row["optical"])), image(np.tile(optical().pixels_CHW, (1, rows, cols)), BANDS), nodata=0)
+        parameters = {"method": "simple", "version": "1", "dilation_px": 0, "product_level": "l1c"}
+        job = SceneJob(scene_id="a", parameters=dict(parameters), inputs={"optical": Path(str(row["optical"]))})
+        tracemalloc.start()
+        mask_scene(job, SCENES.parent / "a")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        shutil.rmtree(SCENES.parent / "a")
+    assert peaks[1] < 1.3 * peaks[0]
 
 
 @pytest.mark.parametrize("method", ["given", "s2cloudless"])
