@@ -1,36 +1,24 @@
-"""Map a stage's work over scenes: in processes here, each scene from the cache where it was done before."""
+"""Map a stage's work over scenes: in processes here or on a Dask cluster, each from the cache if done before."""
 
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cgm2net.cluster import on_cluster
 from cgm2net.errors import SceneError, WorkerError
 from cgm2net.files import CACHE_DIR, cached_folder, code_hash, sha256_file, sha256_json
+from cgm2net.job import Facts, SceneJob
+
+__all__ = ["Facts", "SceneJob", "map_scenes", "progress_bar"]
 
 _log = logging.getLogger(__name__)
-
-Facts = dict[str, object]
-"""What a stage finds out about one scene; JSON can hold it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneJob:
-    """One scene's work: what it is, what it reads, where its files go."""
-
-    scene_id: str
-    "Names the folder below the stage's output."
-    parameters: dict[str, object]
-    "Everything but file contents that the result depends on; JSON can hold it."
-    inputs: dict[str, Path]
-    "Role -> local file; their bytes are part of the cache key."
 
 
 def map_scenes(
@@ -40,6 +28,7 @@ def map_scenes(
     stage: str,
     out_dir: Path,
     num_workers: int,
+    cluster: str = "",
     cache_dir: Path = CACHE_DIR,
 ) -> tuple[list[Facts], int]:
     """Do one scene's work for every job, each into its own folder ``out_dir/SCENE_ID``.
@@ -51,6 +40,8 @@ def map_scenes(
         stage: name shown and put into the cache key.
         out_dir: parent of the scenes' folders.
         num_workers: processes; 1 works in this one.
+        cluster: address of a Dask scheduler (``tcp://HOST:8786``) whose workers do it instead. They need this
+            library in the same version, and this folder under the same path.
         cache_dir: the per-scene cache.
 
     Returns:
@@ -58,21 +49,23 @@ def map_scenes(
         the cache. Refusals are not cached: what a scene was refused for may lie outside its key.
 
     Raises:
-        WorkerError: if a process dies; names the stage and the scenes that were being worked on.
+        WorkerError: if a process dies; names the stage and the scenes that were being worked on. Or if a cluster
+            cannot be reached, has no worker, or loses one scene's worker again and again.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     run = partial(_run, work, stage=stage, code=code_hash(), out_dir=out_dir, cache_dir=cache_dir)
+    if cluster:
+        done = on_cluster(run, jobs, stage=stage, address=cluster)
+    elif num_workers == 1 or len(jobs) <= 1:
+        done = ((job.scene_id, run(job)) for job in jobs)
+    else:
+        done = _in_processes(run, jobs, stage=stage, num_workers=min(num_workers, len(jobs)))
     results: dict[str, tuple[Facts, bool]] = {}
     with progress_bar() as progress:
         bar = progress.add_task(stage, total=len(jobs))
-        if num_workers == 1 or len(jobs) <= 1:
-            for job in jobs:
-                results[job.scene_id] = run(job)
-                progress.advance(bar)
-        else:
-            for scene_id, result in _in_processes(run, jobs, stage=stage, num_workers=min(num_workers, len(jobs))):
-                results[scene_id] = result
-                progress.advance(bar)
+        for scene_id, result in done:
+            results[scene_id] = result
+            progress.advance(bar)
     hits = sum(hit for _, hit in results.values())
     _log.info("%s: %d scenes, %d made, %d from the cache", stage, len(jobs), len(jobs) - hits, hits)
     return [results[job.scene_id][0] for job in jobs], hits

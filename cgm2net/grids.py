@@ -1,6 +1,7 @@
 """How pixel grids lie on each other: parts, blocks, pixel sizes; windows count from a grid's upper-left corner."""
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -162,6 +163,31 @@ def _metric(grid: GeoBox) -> bool:
     transform = grid.transform
     nominal = np.hypot(transform.a, transform.d), np.hypot(transform.b, transform.e)
     return all(abs(size / unit - 1) <= _SAME_SIZE for size, unit in zip(ground_size_m(grid), nominal, strict=True))
+
+
+def coarser(grid: GeoBox, *, gsd_m: float) -> GeoBox:
+    """Return a grid of larger pixels with the same upper-left corner, as far as whole ones fit.
+
+    Raises:
+        RasterError: if its pixels would be smaller, or the two sizes have no common multiple within 100 pixels.
+    """
+    share = pixel_share(grid, gsd_m=gsd_m)
+    if share > 1:
+        raise RasterError(f"pixels of {gsd_m:g} m are smaller than those of {describe_grid(grid)}; give larger ones")
+    shape = (int(grid.shape[0] * share), int(grid.shape[1] * share))
+    return GeoBox(shape, grid.transform * Affine.scale(float(1 / share)), grid.crs)
+
+
+def pixel_share(grid: GeoBox, *, gsd_m: float) -> Fraction:
+    """Return the side of a grid's pixel as a fraction of one of ``gsd_m``: 3/10 for 3 m in 10 m.
+
+    Raises:
+        RasterError: if the two sizes have no common multiple within 100 pixels.
+    """
+    share = Fraction(abs(grid.transform.a) / gsd_m).limit_denominator(100)
+    if not share or abs(float(share) * gsd_m / abs(grid.transform.a) - 1) > 1e-6:
+        raise RasterError(f"{describe_grid(grid)}: its pixels have no common multiple with {gsd_m:g} m")
+    return share
 
 
 def bounds_degrees(grid: GeoBox) -> tuple[float, float, float, float]:

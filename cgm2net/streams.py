@@ -15,7 +15,7 @@ from cgm2net.errors import RasterError
 from cgm2net.grids import part_of
 from cgm2net.raster import BLOCK_PX, Raster, band_names, valid_mask
 
-_CACHE_BYTES = 32 << 20
+_CACHE_BYTES = 16 << 20
 
 
 @contextmanager
@@ -47,9 +47,9 @@ class RasterFile:
             if missing:
                 raise RasterError(f"{path}: has bands {', '.join(names)}, lacks {', '.join(missing)}")
             raise RasterError(f"{path}: has no coordinate reference system; write one into the file")
-        self._indexes = [names.index(name) + 1 for name in self.bands]
+        self.indexes = [names.index(name) + 1 for name in self.bands]
         self.grid = GeoBox((self._file.height, self._file.width), self._file.transform, self._file.crs)
-        self.dtype = np.dtype(self._file.dtypes[self._indexes[0] - 1])
+        self.dtype = np.dtype(self._file.dtypes[self.indexes[0] - 1])
         self.nodata: float | None = None if self._file.nodata is None else float(self._file.nodata)
 
     def part(self, window: Window) -> Raster:
@@ -59,7 +59,7 @@ class RasterFile:
             RasterError: if the file cannot be read there.
         """
         try:
-            pixels = self._file.read(self._indexes, window=window)
+            pixels = self._file.read(self.indexes, window=window)
         except RasterioIOError as error:
             raise RasterError(f"{self.path}: cannot be read as a raster: {error.__cause__ or error}") from error
         return Raster(

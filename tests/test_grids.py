@@ -1,5 +1,6 @@
 """How grids lie on each other: parts and blocks counted by hand, pixel sizes on the ground, the grid of a model."""
 
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -136,3 +137,15 @@ def test_grids_that_lead_nowhere_are_refused() -> None:
 def test_a_row_of_blocks_is_walked_before_the_next() -> None:
     starts = [(b.row_off, b.col_off) for b in blocks_in(grid(90, 90), Window(0, 0, 90, 90), height_px=30, width_px=45)]
     assert starts == list(product((0, 30, 60), (0, 45)))
+
+
+def test_a_coarser_grid_has_whole_pixels_alone_and_shares_the_corner() -> None:
+    planet = grid(300, 305, gsd=3.0)
+    coarse = grids.coarser(planet, gsd_m=10.0)
+    assert coarse == grid(90, 91, gsd=10.0)  # 305 px are 91.5 of them
+    assert grids.pixel_share(planet, gsd_m=10.0) == Fraction(3, 10)
+    assert grids.coarser(planet, gsd_m=3.0) == planet
+    with pytest.raises(RasterError, match="smaller than those of 305x300 px of 3x3"):
+        grids.coarser(planet, gsd_m=1.0)
+    with pytest.raises(RasterError, match="no common multiple"):
+        grids.pixel_share(planet, gsd_m=9.8765)

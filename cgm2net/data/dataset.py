@@ -1,5 +1,6 @@
 """Tiles as samples for learning and scoring."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -35,7 +36,7 @@ class Sample(TypedDict):
     clear_CHW: Tensor
     "float32, reference reflectance 0-1."
     label_HW: Tensor
-    "int64, 255 = ignore."
+    "int64 on the label grid, which may be coarser, 255 = ignore."
     valid_HW: Tensor
     "bool, optical, SAR and reference all measured."
     id: str
@@ -58,6 +59,8 @@ class TileDataset(torch.utils.data.Dataset[Sample]):
         self.classes: tuple[str, ...] = tuple(meta["classes"])  # type: ignore[arg-type]
         self.gsd_m, self.data_hash = float(str(meta["gsd_m"])), str(meta["data_hash"])
         self.size_px = int(str(meta["size_px"]))
+        self.label_share = Fraction(str(meta.get("label_share", 1)))
+        "Side of a pixel as a fraction of a label pixel's; 1 where they are one."
         table = pd.read_parquet(tiles_dir / TABLE)
         self.positions = np.flatnonzero(table["split"] == split)
         if not self.positions.size:

@@ -55,6 +55,7 @@ def download(catalog: Path, out_dir: Path, *, settings: DownloadSettings) -> Dow
         stage="download",
         out_dir=out_dir,
         num_workers=settings.num_workers,
+        cluster=settings.cluster,
     )
     found = [*missing, *(_with_paths(facts, out_dir) for facts in results)]
     scenes = merge_results(table, found)

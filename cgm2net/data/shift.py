@@ -3,7 +3,8 @@
 Per window, the gradient magnitude of both images is matched by masked normalised cross-correlation (Padfield 2012,
 doi:10.1109/TIP.2011.2181402): an optical template without clouds is moved over a larger piece of SAR. Edges are where
 the two sensors agree; their values are not comparable. The windows' correlation surfaces are added up, the sum's peak
-is the consensus, and every window votes for or against it. Mutual information (Viola and Wells 1997,
+is the consensus, and every window votes for or against it; where more of them agree on an affine displacement, that is
+the consensus. Mutual information (Viola and Wells 1997,
 doi:10.1023/A:1007958904918), which knows nothing of edges, then has to prefer the move.
 
 Sign: ``dx_px``, ``dy_px`` say where the SAR content lies relative to the optical content, right and down; moving the
@@ -15,8 +16,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from affine import Affine
 from scipy import fft, ndimage
 
+from cgm2net.data.displacement import Displacement, fit_affine
+from cgm2net.data.information import objection
 from cgm2net.data.pair import ArrayPair, Cut, ImagePair, Place, UsableShares
 
 Status = Literal["moved", "aligned", "unsure"]
@@ -32,7 +36,6 @@ _OPTICAL_SIGMA_PX = 1.0
 _SAR_SIGMA_PX = 1.5  # despeckles: the derivative of a Gaussian over dB values
 _EDGE_PX = 3  # gradients this near to masked pixels see their fill
 _MI_FROM_PX = 1.5  # mutual information is taken at whole pixels: it cannot judge smaller moves
-_MI_BINS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +60,8 @@ class WindowShift:
 class Shift:
     """Where the SAR content lies relative to the optical content, and whether that is to be believed."""
 
-    dx_px: float
-    "To the right; NaN where no window was usable."
-    dy_px: float
-    "Down; NaN where no window was usable."
+    displacement: Displacement
+    "Of SAR content; NaN where no window was usable."
     rmse_px: float
     "Root mean square distance of the agreeing windows from the consensus; NaN where none agrees."
     agreement: float
@@ -72,6 +73,21 @@ class Shift:
     reason: str
     "Why unsure; empty otherwise."
     windows: tuple[WindowShift, ...]
+
+    @property
+    def dx_px(self) -> float:
+        """To the right, at the image's centre where it is not the same everywhere."""
+        return self.displacement.dx_px
+
+    @property
+    def dy_px(self) -> float:
+        """Down."""
+        return self.displacement.dy_px
+
+    @property
+    def to_content(self) -> Affine:
+        """What takes a place (column, row) to where its content is to be fetched from; changes nothing unless moved."""
+        return self.displacement.to_content if self.status == "moved" else Affine.identity()
 
 
 def measure_shift(
@@ -126,38 +142,71 @@ def measure_in_windows(
         min_agreement: share of windows that must agree.
         max_rmse_px: of the agreeing windows.
     """
-    radius = int(np.ceil(max_shift_px)) + _SEARCH_MARGIN_PX
     if len(places) < MIN_AGREEING:
         return _unmeasured(len(places), window_px)
+    radius = int(np.ceil(max_shift_px)) + _SEARCH_MARGIN_PX
     surfaces = [_surface(pair, place, size=window_px, radius=radius) for place in places]
-    dx, dy, _ = _peak(np.sum([p.usable_share * surface for p, surface in zip(places, surfaces, strict=True)], axis=0))
-    windows = tuple(
-        _vote(place, surface, dx, dy, size=window_px) for place, surface in zip(places, surfaces, strict=True)
-    )
-    distances = np.array([np.hypot(w.dx_px - dx, w.dy_px - dy) for w in windows if w.agrees])
+    move, windows = _consensus(pair.shape, places, surfaces, size=window_px, min_agreement=min_agreement)
+    moves_N2 = move.at(np.array([(w.col, w.row) for w in windows]))
+    away_N = np.array([np.hypot(w.dx_px - dx, w.dy_px - dy) for w, (dx, dy) in zip(windows, moves_N2, strict=True)])
+    distances = away_N[[window.agrees for window in windows]]
     rmse = float(np.sqrt(np.mean(distances**2))) if distances.size else float("nan")
-    needed = max(MIN_AGREEING, int(np.ceil(min_agreement * len(windows))))
+    needed = _needed(len(windows), min_agreement)
+    largest = float(np.hypot(*moves_N2.T).max())
     reason = ""
     if distances.size < needed:
         reason = f"{distances.size} of {len(windows)} windows agree, {needed} are needed"
-    elif max(abs(dx), abs(dy)) > max_shift_px:
-        reason = f"measured ({dx:.1f}, {dy:.1f}) px, beyond the {max_shift_px:g} px that are believed"
+    elif np.abs(moves_N2).max() > max_shift_px:
+        reason = f"measured ({move.dx_px:.1f}, {move.dy_px:.1f}) px, beyond the {max_shift_px:g} px that are believed"
     elif rmse > max_rmse_px:
         reason = f"agreeing windows scatter by {rmse:.2f} px, at most {max_rmse_px:g} px are allowed"
-    elif np.hypot(dx, dy) >= max(_MI_FROM_PX, min_shift_px):
-        reason = _objection(pair, places, dx, dy, size=window_px)
-    status: Status = "unsure" if reason else "aligned" if np.hypot(dx, dy) < min_shift_px else "moved"
+    elif largest >= max(_MI_FROM_PX, min_shift_px):
+        reason = objection(pair, places, moves_N2, size=window_px)
+    status: Status = "unsure" if reason else "aligned" if largest < min_shift_px else "moved"
     return Shift(
-        dx_px=dx, dy_px=dy, rmse_px=rmse, agreement=distances.size / len(windows), num_windows=len(windows),
+        displacement=move, rmse_px=rmse, agreement=distances.size / len(windows), num_windows=len(windows),
         status=status, reason=reason, windows=windows,
     )  # fmt: skip
+
+
+def _needed(num_windows: int, min_agreement: float) -> int:
+    return max(MIN_AGREEING, int(np.ceil(min_agreement * num_windows)))
+
+
+def _consensus(
+    shape: tuple[int, int], places: Sequence[Place], surfaces: Sequence[np.ndarray], *, size: int, min_agreement: float
+) -> tuple[Displacement, tuple[WindowShift, ...]]:
+    """Return what most windows say, and each window's vote."""
+    dx, dy, _ = _peak(np.sum([p.usable_share * surface for p, surface in zip(places, surfaces, strict=True)], axis=0))
+    peaks_N3 = np.array([_peak(surface) for surface in surfaces])
+    centres_N2 = np.array([(place.left + size // 2, place.top + size // 2) for place in places])
+    move = Displacement(dx_px=dx, dy_px=dy)
+    num_agreeing = int((_away(move, centres_N2, peaks_N3) <= VOTE_RADIUS_PX).sum())
+    bent = fit_affine(
+        centres_N2, peaks_N3[:, :2], shape=shape, radius_px=VOTE_RADIUS_PX,
+        min_agreeing=max(num_agreeing, _needed(len(places), min_agreement)),
+    )  # fmt: skip
+    move = bent or move
+    agrees_N = _away(move, centres_N2, peaks_N3) <= VOTE_RADIUS_PX
+    windows = tuple(
+        WindowShift(
+            row=place.top + size // 2, col=place.left + size // 2, dx_px=float(x), dy_px=float(y),
+            correlation=float(height), usable_share=place.usable_share, agrees=bool(agrees),
+        )
+        for place, (x, y, height), agrees in zip(places, peaks_N3, agrees_N, strict=True)
+    )  # fmt: skip
+    return move, windows
+
+
+def _away(move: Displacement, centres_N2: np.ndarray, peaks_N3: np.ndarray) -> np.ndarray:
+    return np.asarray(np.hypot(*(peaks_N3[:, :2] - move.at(centres_N2)).T))
 
 
 def _unmeasured(num_windows: int, size: int) -> Shift:
     nan = float("nan")
     reason = f"{num_windows} windows of {size} px show enough clear ground, {MIN_AGREEING} are needed"
-    return Shift(dx_px=nan, dy_px=nan, rmse_px=nan, agreement=0.0, num_windows=num_windows, status="unsure",
-                 reason=reason, windows=())  # fmt: skip
+    return Shift(displacement=Displacement(dx_px=nan, dy_px=nan), rmse_px=nan, agreement=0.0, num_windows=num_windows,
+                 status="unsure", reason=reason, windows=())  # fmt: skip
 
 
 def _surface(pair: ImagePair, place: Place, *, size: int, radius: int) -> np.ndarray:
@@ -228,43 +277,3 @@ def _peak(surface: np.ndarray) -> tuple[float, float, float]:
         return dx, dy, height
     sub_x, sub_y = (xy * gy - yy * gx) / determinant, (xy * gx - xx * gy) / determinant
     return dx + float(np.clip(sub_x, -1, 1)), dy + float(np.clip(sub_y, -1, 1)), height
-
-
-def _vote(place: Place, surface: np.ndarray, dx: float, dy: float, *, size: int) -> WindowShift:
-    x, y, correlation = _peak(surface)
-    return WindowShift(
-        row=place.top + size // 2, col=place.left + size // 2, dx_px=x, dy_px=y, correlation=correlation,
-        usable_share=place.usable_share, agrees=bool(np.hypot(x - dx, y - dy) <= VOTE_RADIUS_PX),
-    )  # fmt: skip
-
-
-def _objection(pair: ImagePair, places: Sequence[Place], dx: float, dy: float, *, size: int) -> str:
-    """Say so if mutual information does not rise when SAR is moved back by (dx, dy); empty if it rises."""
-    optical, moved, left = [], [], []
-    for place in places:
-        here = Cut(pair.shape, place.top, place.left, size=size, margin=0)
-        there = Cut(pair.shape, place.top + round(dy), place.left + round(dx), size=size, margin=0)
-        # Every second pixel: the despeckled echo between them adds nothing.
-        echo = [ndimage.gaussian_filter(c.of(pair.sar, np.nan).mean(axis=0), 1)[::2, ::2] for c in (there, here)]
-        usable = here.of(pair.usable, False)[::2, ::2] & np.isfinite(echo[0]) & np.isfinite(echo[1])
-        optical.append(here.of(pair.optical, 0)[:, ::2, ::2][:, usable])
-        moved.append(echo[0][usable])
-        left.append(echo[1][usable])
-    bands = [_bins(band_N) for band_N in np.concatenate(optical, axis=1)]
-    echoes = [_bins(np.concatenate(echo)) for echo in (moved, left)]
-    there_nat, here_nat = (float(np.mean([_information(band, echo) for band in bands])) for echo in echoes)
-    if there_nat > here_nat:
-        return ""
-    return f"mutual information is {there_nat:.4f} nat when moved by ({dx:.1f}, {dy:.1f}) px, {here_nat:.4f} in place"
-
-
-def _bins(values_N: np.ndarray) -> np.ndarray:
-    """Return the number of each value's bin, 0 to 15; all bins hold equally many."""
-    return np.searchsorted(np.quantile(values_N, np.linspace(0, 1, _MI_BINS + 1)[1:-1]), values_N)
-
-
-def _information(a_N: np.ndarray, b_N: np.ndarray) -> float:
-    joint = np.bincount(a_N * _MI_BINS + b_N, minlength=_MI_BINS**2).reshape(_MI_BINS, _MI_BINS) / a_N.size
-    product = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    filled = joint > 0
-    return float(np.sum(joint[filled] * np.log(joint[filled] / product[filled])))

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
+from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from cgm2net import sensors
@@ -99,24 +101,42 @@ def without_border(sar: Raster, border_HW: np.ndarray) -> Raster:
     return replace(sar, pixels_CHW=np.where(valid, sar.pixels_CHW, np.float32(np.nan)), valid_HW=valid)
 
 
-class PlacedSar:
-    """SAR on the optical grid, its content moved by (-dx, -dy) pixels of that grid.
+class Placed:
+    """A source on the optical grid, its content moved to where it belongs; a :class:`cgm2net.raster.Source`.
 
-    The grid that is resampled to is moved instead, by (dx, dy), and called the optical grid: one interpolation for
-    both, whatever grid and projection the SAR image has.
+    The grid that is resampled to is laid where the content lies instead, and called the optical grid: one
+    interpolation for both, whatever grid and projection the source has.
     """
 
     def __init__(
-        self, sar: Source, grid: GeoBox, *, shift_px: tuple[float, float] = (0.0, 0.0), num_kept: int = 0
+        self,
+        source: Source,
+        grid: GeoBox,
+        *,
+        fill: float,
+        resampling: Resampling | None = None,
+        to_content: Affine | None = None,
+        num_kept: int = 0,
     ) -> None:
-        """Lay SAR [dB] on a grid; ``num_kept`` as for :class:`cgm2net.raster.Warped`."""
-        moved = grid.translate_pix(*shift_px) if shift_px != (0.0, 0.0) else grid
-        how = smooth_resampling(sar.grid, grid)
-        self._warped = Warped(sar, moved, resampling=how, fill=sensors.SAR_NODATA, num_kept=num_kept)
-        self._grid = grid
+        """Lay a source on a grid.
+
+        Args:
+            source: on its own grid.
+            grid: of the optical image.
+            fill: value where nothing was measured.
+            resampling: by default what suits measurements.
+            to_content: takes a place (column, row) of the grid to where its content lies; by default they are one.
+            num_kept: as for :class:`cgm2net.raster.Warped`.
+        """
+        moved = grid
+        if to_content is not None and to_content != Affine.identity():
+            moved = GeoBox(grid.shape, grid.transform * to_content, grid.crs)
+        how = smooth_resampling(source.grid, grid) if resampling is None else resampling
+        self._warped = Warped(source, moved, resampling=how, fill=fill, num_kept=num_kept)
+        self.bands, self.grid, self.dtype, self._fill = source.bands, grid, source.dtype, fill
 
     def part(self, window: Window) -> Raster:
-        """Return what lies in a window, which may reach beyond; NaN where nothing was measured."""
+        """Return what lies in a window, which may reach beyond; ``fill`` where nothing was measured."""
         part = self._warped.part(window)
-        pixels = np.where(part.valid_HW, part.pixels_CHW, np.float32(np.nan))
-        return replace(part, pixels_CHW=pixels, grid=part_of(self._grid, window))
+        pixels = np.where(part.valid_HW, part.pixels_CHW, np.asarray(self._fill, self.dtype))
+        return replace(part, pixels_CHW=pixels, grid=part_of(self.grid, window))

@@ -15,7 +15,7 @@ import torch
 from rasterio.windows import Window
 
 from cgm2net import sensors
-from cgm2net.data.cloudmask import COVER_THRESHOLD
+from cgm2net.data.cloud_methods import COVER_THRESHOLD
 from cgm2net.data.dataset import to_inputs
 from cgm2net.errors import RasterError
 from cgm2net.grids import blocks_in, whole
@@ -82,9 +82,7 @@ def _half_clouded_first(scene: Scene, prepared: Prepared) -> list[Window]:
 
 
 def _sample(scene: Scene, prepared: Prepared, window: Window) -> dict[str, Any]:
-    shift = prepared.shift
-    shift_px = (shift.dx_px, shift.dy_px) if shift.status == "moved" else (0.0, 0.0)
-    optical, sar = scene.optical(window), scene.sar(window, shift_px=shift_px)
+    optical, sar = scene.optical(window), scene.sar(window, to_content=prepared.shift.to_content)
     card = scene.card
     given = to_inputs(
         optical.pixels_CHW, sar.pixels_CHW, prepared.cloud(window), optical_bands=card.optical_bands,

@@ -9,15 +9,15 @@ import rasterio
 from rasterio.windows import Window
 
 from cgm2net import raster
-from cgm2net.data.cloudmask import COVER_THRESHOLD, METHODS, cloud_finder, method_of
-from cgm2net.data.coregister import CLOUD_RIM_PX, away_from_cloud
+from cgm2net.data.clear import CLOUD_RIM_PX, away_from_cloud
+from cgm2net.data.cloud_methods import COVER_THRESHOLD, Find, cloud_finder, method_of, version_of
 from cgm2net.data.pair import UsableShares
 from cgm2net.data.shift import Shift, measure_in_windows
 from cgm2net.files import write_aside
 from cgm2net.grids import blocks_in, common, inside, padded, whole
-from cgm2net.predict.bands import small_cache
 from cgm2net.predict.scene import Scene
-from cgm2net.settings import CloudmaskSettings, CoregisterSettings
+from cgm2net.settings import CLOUD_BANDS, CloudmaskSettings, CoregisterSettings
+from cgm2net.streams import small_cache
 
 CLOUD_FILE = "cloud.tif"
 CLOUD_LEVELS = 250
@@ -62,7 +62,7 @@ def prepare(
     Args:
         scene: opened scene.
         folder: gets ``cloud.tif``.
-        coregister: when a shift is believed; its bands are not used, the scene's are.
+        coregister: when a shift is believed, and which bands beside the model's a cloud method may look at.
         cloudmask: how clouds are found; by ``given_or_simple`` a delivered classification is read as one.
         progress: is told of every block.
 
@@ -75,11 +75,15 @@ def prepare(
         method = "scl"
     path = folder / CLOUD_FILE
     with small_cache():
-        cover = _write_cloud(scene, path, method, dilation_px=cloudmask.dilation_px, steps=steps)
+        image = scene.with_optical((*coregister.extra_optical_bands, *CLOUD_BANDS.get(method, ())))
+        find = cloud_finder(
+            method, image, dilation_px=cloudmask.dilation_px, product_level=cloudmask.product_level
+        )  # fmt: skip
+        cover = _write_cloud(scene, path, find, steps)
         shift = _measure(scene, path, coregister, steps)
     steps.done()
     return Prepared(
-        cloud_path=path, cloud_method=method, cloud_version=METHODS[method].version, cloud_cover=cover, shift=shift
+        cloud_path=path, cloud_method=method, cloud_version=version_of(method), cloud_cover=cover, shift=shift
     )
 
 
@@ -109,9 +113,8 @@ def _blocks(scene: Scene) -> Iterator[Window]:
     return blocks_in(scene.grid, whole(scene.grid), height_px=_HEIGHT_PX, width_px=_WIDTH_PX)
 
 
-def _write_cloud(scene: Scene, path: Path, method: str, *, dilation_px: int, steps: _Steps) -> float:
+def _write_cloud(scene: Scene, path: Path, find: Find, steps: _Steps) -> float:
     """Write the scene's cloud file; return its cover."""
-    find = cloud_finder(method, scene, dilation_px=dilation_px)
     height, width = scene.grid.shape
     profile = {
         "driver": "GTiff", "count": 1, "height": height, "width": width, "dtype": "uint8", "nodata": CLOUD_NODATA,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cgm2net.predict.run import PredictSettings
 
 TAG_PREFIX = "CGM2NET_"
-_RESULT_FREE = {"batch_size", "num_threads", "num_workers"}  # what no result depends on
+_RESULT_FREE = {"batch_size", "cluster", "num_threads", "num_workers"}  # what no result depends on
 
 
 def key_of(inputs: SceneInputs, model: LoadedModel, settings: "PredictSettings") -> str:
@@ -53,9 +53,10 @@ def tags_of(provenance: Mapping[str, object]) -> dict[str, str]:
 
 
 def shift_facts(shift: Shift) -> dict[str, object]:
-    """Return what co-registration found, NaN as None: ``dx_px`` and ``dy_px`` say where SAR lay."""
+    """Return what co-registration found, NaN as None: ``dx_px`` and ``dy_px`` say where SAR lay at the centre."""
     facts = asdict(shift)
     facts.pop("windows")
+    facts |= {"dx_px": shift.dx_px, "dy_px": shift.dy_px, "gradient": facts.pop("displacement")["gradient"]}
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in facts.items()}
     return {name: None if value != value else value for name, value in rounded.items()}  # noqa: PLR0124 - NaN
 

@@ -176,9 +176,7 @@ def _window_of(rows: Side, columns: Side, row: int, over: range) -> Window:
 
 
 def _read(scene: Scene, prepared: Prepared, window: Window) -> Band:
-    shift = prepared.shift
-    shift_px = (shift.dx_px, shift.dy_px) if shift.status == "moved" else (0.0, 0.0)
-    optical, sar = scene.optical(window), scene.sar(window, shift_px=shift_px)
+    optical, sar = scene.optical(window), scene.sar(window, to_content=prepared.shift.to_content)
     return Band(
         window, optical.pixels_CHW, sar.pixels_CHW, prepared.cloud(window), optical.valid_HW, sar.valid_HW
     )  # fmt: skip

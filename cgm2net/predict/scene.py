@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
 from cgm2net import sensors
-from cgm2net.data.stored import PlacedSar
+from cgm2net.data.bands import BandFile, FileBands, Role, grid_of
+from cgm2net.data.stored import Placed
 from cgm2net.errors import RasterError
 from cgm2net.grids import describe_grid, model_grid, smooth_resampling
-from cgm2net.predict.bands import BandFile, FileBands, Role, grid_of, small_cache
 from cgm2net.predict.checks import require_use
 from cgm2net.raster import Raster, Warped
+from cgm2net.streams import small_cache
 
 if TYPE_CHECKING:
     from cgm2net.weights import Card
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BandFile", "Scene", "SceneInputs", "files_as_inputs", "open_scene"]
 
+_IN_PLACE = Affine.identity()
 _KEPT_BLOCKS = 12  # of 512 px, resampled: two rows of them over the columns that are worked on at once
 
 
@@ -121,7 +124,7 @@ class Scene:
             self._cloud = self._open("cloud", mask, [file.name for file in mask], opening)
             self.grid: GeoBox = model_grid([source.grid for source in self._optical], gsd_m=card.gsd_m)
             self._optical_on = [self._laid(source, fill=sensors.OPTICAL_NODATA) for source in self._optical]
-            self._sar_on, self._sar_shift_px = self._placed((0.0, 0.0)), (0.0, 0.0)
+            self._sar_on, self._sar_placed = self._placed(_IN_PLACE), _IN_PLACE
             self._cloud_on = [self._laid(source, fill=_unknown(source)) for source in self._cloud]
             self.facts: dict[str, object] = self._facts()
             self._files = opening.pop_all()
@@ -150,15 +153,15 @@ class Scene:
         image = _joined(parts, self.card.optical_bands)
         return replace(image, pixels_CHW=np.where(image.valid_HW, image.pixels_CHW, 0))
 
-    def sar(self, window: Window, *, shift_px: tuple[float, float] = (0.0, 0.0)) -> Raster:
+    def sar(self, window: Window, *, to_content: Affine = _IN_PLACE) -> Raster:
         """Return dB as float32, the card's bands in its order; NaN and invalid where nothing was measured.
 
         Args:
             window: in pixels of the grid.
-            shift_px: where the content lies, right and down of its place; it is moved back, in one interpolation.
+            to_content: takes a place (column, row) to where its content lies; it is moved back, in one interpolation.
         """
-        if shift_px != self._sar_shift_px:
-            self._sar_on, self._sar_shift_px = self._placed(shift_px), shift_px
+        if to_content != self._sar_placed:
+            self._sar_on, self._sar_placed = self._placed(to_content), to_content
         image = _joined([source.part(window) for source in self._sar_on], self.card.sar_bands)
         return replace(image, pixels_CHW=np.where(image.valid_HW, image.pixels_CHW, np.float32(np.nan)))
 
@@ -166,12 +169,23 @@ class Scene:
         """Return the delivered cloud mask by nearest neighbour; None where the scene has none."""
         return self._cloud_on[0].part(window) if self._cloud_on else None
 
+    def with_optical(self, bands: Sequence[str]) -> "FurtherBands":
+        """Return the scene with those of these bands that its files hold, beside the card's: for a cloud method."""
+        held = {file.name for file in self.inputs.optical} - set(self.card.optical_bands)
+        further = tuple(name for name in dict.fromkeys(bands) if name in held)
+        sources = self._open("optical", self.inputs.optical, further, self._files)
+        laid = tuple(self._laid(source, fill=sensors.OPTICAL_NODATA) for source in sources)
+        return FurtherBands(scene=self, further=laid, bands=further)
+
     def _laid(self, source: FileBands, *, fill: float) -> Warped:
         how = Resampling.nearest if source.role == "cloud" else smooth_resampling(source.grid, self.grid)
         return Warped(source, self.grid, resampling=how, fill=fill, num_kept=_KEPT_BLOCKS)
 
-    def _placed(self, shift_px: tuple[float, float]) -> list[PlacedSar]:
-        return [PlacedSar(source, self.grid, shift_px=shift_px, num_kept=_KEPT_BLOCKS) for source in self._sar]
+    def _placed(self, to_content: Affine) -> list[Placed]:
+        return [
+            Placed(source, self.grid, fill=sensors.SAR_NODATA, to_content=to_content, num_kept=_KEPT_BLOCKS)
+            for source in self._sar
+        ]
 
     def _open(
         self, role: Role, files: Sequence[BandFile], wanted: Sequence[str], opening: ExitStack
@@ -211,6 +225,34 @@ class Scene:
                 for role, files in names.items()
             },
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherBands:
+    """A :class:`cgm2net.data.cloud_methods.CloudImage`: a scene with more optical bands than the model takes."""
+
+    scene: Scene
+    further: tuple[Warped, ...]
+    bands: tuple[str, ...]
+    "Of the further ones, in their order."
+
+    @property
+    def grid(self) -> GeoBox:
+        """The scene's."""
+        return self.scene.grid
+
+    def optical(self, window: Window) -> Raster:
+        """Return the model's bands, then the further ones; measured where the model's are."""
+        image = self.scene.optical(window)
+        if not self.further:
+            return image
+        more = _joined([source.part(window) for source in self.further], self.bands)
+        pixels_CHW = np.concatenate([image.pixels_CHW, more.pixels_CHW])
+        return replace(image, pixels_CHW=pixels_CHW, bands=(*image.bands, *self.bands))
+
+    def delivered(self, window: Window) -> Raster | None:
+        """Return the scene's delivered mask."""
+        return self.scene.delivered(window)
 
 
 def open_scene(inputs: SceneInputs, card: "Card", *, checked: bool = True) -> Scene:

@@ -25,13 +25,16 @@ class Crops(torch.utils.data.Dataset[Sample]):
         index = int(order[position])
         draw = np.random.default_rng([self.seed, 1, number])
         stored = self.tiles.stored(index)
-        size_px = stored["optical"].shape[-1]
-        top, left = draw.integers(0, size_px - self.crop_px + 1, 2)
+        share, size_px = self.tiles.label_share, stored["optical"].shape[-1]
+        # In steps of whole label pixels, where these are larger.
+        top, left = draw.integers(0, (size_px - self.crop_px) // share.denominator + 1, 2) * share.denominator
         turns, mirrored = int(draw.integers(0, 4)), bool(draw.integers(0, 2))
-        cut = {
-            name: turn(array[..., top : top + self.crop_px, left : left + self.crop_px], turns, mirrored=mirrored)
-            for name, array in stored.items()
-        }
+        cut = {}
+        for name, array in stored.items():
+            scale = share if name == "label" else 1
+            first_row, first_col, side = int(top * scale), int(left * scale), int(self.crop_px * scale)
+            part = array[..., first_row : first_row + side, first_col : first_col + side]
+            cut[name] = turn(part, turns, mirrored=mirrored)
         return to_sample(
             cut,
             optical_bands=self.tiles.optical_bands,

@@ -179,7 +179,10 @@ class _Trainer:
         for number in range(passes):
             part = {name: chunk[number] for name, chunk in chunks.items()}
             with self.fabric.no_backward_sync(self.wrapped, enabled=number < passes - 1):
-                prediction = self.wrapped(part["optical_CHW"], part["sar_CHW"], part["cloud_HW"].unsqueeze(1))
+                prediction = self.wrapped(
+                    part["optical_CHW"], part["sar_CHW"], part["cloud_HW"].unsqueeze(1),
+                    label_shape=tuple(part["label_HW"].shape[1:]),
+                )  # fmt: skip
                 loss, parts = self.loss(prediction, part)
                 self.fabric.backward(loss / passes)
             for name, value in {"loss": loss, **parts}.items():
@@ -266,6 +269,11 @@ def _open_tiles(
     tiles, validation = (tiles_type(tiles_dir, split=split) for split in ("train", "val"))
     if settings.crop_px > tiles.size_px:
         raise DataError(f"train.crop_px {settings.crop_px} is larger than the tiles of {tiles.size_px} px; lower it")
+    if settings.crop_px % tiles.label_share.denominator:
+        raise DataError(
+            f"train.crop_px {settings.crop_px} must be a multiple of {tiles.label_share.denominator}: labels are"
+            f" {float(1 / tiles.label_share):.3g} pixels a side, and crops hold whole ones"
+        )
     if tiles.nbytes + validation.nbytes <= PRELOAD_BYTES:
         tiles.preload(), validation.preload()
     return tiles, validation

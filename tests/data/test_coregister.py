@@ -16,9 +16,10 @@ from rasterio.enums import Resampling
 from cgm2net import raster
 from cgm2net.catalog import COLUMNS, FILE_ROLES, read_catalog, read_scenes, write_scenes
 from cgm2net.data import synthetic
-from cgm2net.data.coregister import CoregisterReport, clear_ground, coregister
+from cgm2net.data.clear import clear_ground
+from cgm2net.data.coregister import CoregisterReport, coregister
 from cgm2net.data.shift import measure_shift
-from cgm2net.data.stored import PlacedSar
+from cgm2net.data.stored import Placed
 from cgm2net.data.synthetic import SceneSpec
 from cgm2net.grids import whole
 from cgm2net.raster import Raster
@@ -82,7 +83,7 @@ def test_stage_moves_sar_back_and_says_what_it_did(
     assert table.loc["no-vh", "reason"] == "sar.tif: has bands VV, lacks VH"
     assert not list((tmp_path / "out").glob("no-vh/*"))
     windows = pd.read_csv(tmp_path / "out" / "windows.csv")
-    counted = windows.groupby("scene_id").size()
+    counted = windows[windows["role"] == "sar"].groupby("scene_id").size()
     assert counted.to_dict() == table["shift_windows"].dropna().astype(int).to_dict()
     assert (tmp_path / "out" / "shifts.png").stat().st_size > 1000
 
@@ -117,7 +118,9 @@ def image(pixels_CHW: np.ndarray, bands: tuple[str, ...], gsd_m: float = 10.0) -
 
 def test_correction_by_whole_pixels_copies_values_and_leaves_a_gap() -> None:
     sar = image(np.arange(2 * 20 * 30, dtype=np.float32).reshape(2, 20, 30), ("VV", "VH"))
-    placed = PlacedSar(sar, sar.grid, shift_px=(3.0, -2.0)).part(whole(sar.grid))  # it lies 3 right, 2 up of its place
+    placed = Placed(sar, sar.grid, fill=np.nan, to_content=Affine.translation(3.0, -2.0)).part(
+        whole(sar.grid)
+    )  # it lies 3 right, 2 up of its place
     assert np.array_equal(placed.pixels_CHW[:, 2:, :27], sar.pixels_CHW[:, :18, 3:])
     assert np.isnan(placed.pixels_CHW[:, :2]).all()
     assert np.isnan(placed.pixels_CHW[:, :, 27:]).all()
@@ -134,6 +137,91 @@ def test_clear_ground_keeps_away_from_clouds_and_takes_a_classification() -> Non
     scl = np.full((1, 20, 20), 4, np.uint8)  # vegetation
     scl[0, 10, 10] = 9  # cloud
     assert np.array_equal(clear_ground(optical, image(scl, ("cloud",))), clear)
+
+
+def relocated(path: Path, to_content: Affine) -> None:
+    """Change a file's georeference, so that its content lies where ``to_content`` takes its place."""
+    image = raster.read(path)
+    grid = GeoBox(image.grid.shape, image.grid.transform * to_content, image.grid.crs)
+    nodata = raster.read_nodata(path)
+    raster.write(path, replace(image, grid=grid), nodata=nodata)
+
+
+def test_a_reference_that_lies_wrong_is_moved_onto_the_cloudy_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = SceneSpec(region=0, date=date(2024, 6, 1), size_px=192, cover=0.3, shift=SHIFT)
+    row = write_scene(tmp_path / "in", "s", spec, FILE_ROLES)
+    true = raster.read(Path(str(row["reference"])))
+    relocated(Path(str(row["reference"])), Affine.translation(2.0, -3.0))
+    write_scenes(pd.DataFrame([row]), tmp_path / "in" / "scenes.csv")
+    _, table = run(tmp_path / "in" / "scenes.csv", tmp_path, monkeypatch)
+    found = table.loc["s"]
+    assert found["reference_shift_status"] == "moved", found["reference_shift_reason"]
+    assert np.hypot(found["reference_dx_px"] - 2.0, found["reference_dy_px"] + 3.0) < 0.25
+    assert np.hypot(found["dx_px"] - SHIFT[0], found["dy_px"] - SHIFT[1]) < 0.4  # SAR against the reference in place
+    moved = raster.read(Path(found["reference"]))
+    inner = (slice(None), slice(8, -8), slice(8, -8))
+    error, before = (
+        np.abs(pixels[inner].astype(float) - true.pixels_CHW[inner]).mean()
+        for pixels in (moved.pixels_CHW, np.roll(true.pixels_CHW, (-3, 2), axis=(1, 2)))
+    )
+    assert error < 0.35 * before
+    assert set(pd.read_csv(tmp_path / "out" / "windows.csv")["role"]) == {"sar", "reference"}
+
+
+def test_an_affine_displacement_is_removed_where_the_windows_agree_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = SceneSpec(region=0, date=date(2024, 6, 1), size_px=320, cover=0.2, shift=(0.0, 0.0))
+    row = write_scene(tmp_path / "in", "s", spec, ("optical", "sar", "reference", "cloud"))
+    about = Affine.translation(160, 160)
+    relocated(Path(str(row["sar"])), about * Affine.scale(1.012) * ~about)
+    write_scenes(pd.DataFrame([row]), tmp_path / "in" / "scenes.csv")
+    _, table = run(tmp_path / "in" / "scenes.csv", tmp_path, monkeypatch)
+    found = table.loc["s"]
+    assert found["shift_status"] == "moved", found["shift_reason"]
+    gradient = [float(value) for value in found["shift_gradient"].split()]
+    assert gradient == pytest.approx([0.012, 0.0, 0.0, 0.012], abs=0.003)
+    reference, sar = raster.read(Path(found["reference"])), raster.read(Path(found["sar"]))
+    usable = reference.valid_HW & sar.valid_HW
+    left = measure_shift(reference.pixels_CHW, sar.pixels_CHW, usable_HW=usable, **LIMITS)
+    away = [np.hypot(w.dx_px, w.dy_px) for w in left.windows if w.agrees]
+    assert left.status == "aligned"
+    assert np.median(away) < 0.5
+
+
+def test_labels_on_a_coarser_grid_of_their_own_are_kept_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SceneSpec(region=0, date=date(2024, 6, 1), size_px=64)
+    row = write_scene(tmp_path / "in", "s", spec, ("optical", "sar", "reference"))
+    optical = raster.read_grid(Path(str(row["optical"])))
+    # a third of a coarse pixel off, and a little larger: nearest takes its pixels one to one
+    own = GeoBox((20, 20), optical.transform * Affine.translation(1, 1) * Affine.scale(10 / 3), optical.crs)
+    codes = np.random.default_rng(0).integers(0, 6, (1, 20, 20)).astype(np.uint8)
+    label = Raster(pixels_CHW=codes, valid_HW=np.ones((20, 20), bool), bands=("label",), grid=own)
+    raster.write(tmp_path / "label.tif", label, nodata=255)
+    write_scenes(pd.DataFrame([{**row, "label": str(tmp_path / "label.tif")}]), tmp_path / "in" / "scenes.csv")
+    monkeypatch.chdir(tmp_path)
+    settings = SETTINGS.model_copy(update={"label_gsd_m": 100 / 3})
+    coregister(tmp_path / "in" / "scenes.csv", tmp_path / "out", settings=settings)
+    made = raster.read(tmp_path / "out" / "s" / "label.tif")
+    assert made.grid == GeoBox((19, 19), optical.transform * Affine.scale(10 / 3), optical.crs)  # 64 px hold 19.2
+    assert np.array_equal(made.pixels_CHW, codes[:, :19, :19])
+
+
+def test_extra_bands_go_into_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SceneSpec(region=0, date=date(2024, 6, 1), size_px=64)
+    row = write_scene(tmp_path / "in", "s", spec, ("optical", "sar"))
+    write_scenes(pd.DataFrame([row]), tmp_path / "in" / "scenes.csv")
+    monkeypatch.chdir(tmp_path)
+    settings = SETTINGS.model_copy(
+        update={"optical_bands": ("B02", "B03", "B04", "B08"), "extra_optical_bands": ("B12",)}
+    )
+    coregister(tmp_path / "in" / "scenes.csv", tmp_path / "out", settings=settings)
+    (made,) = read_scenes(tmp_path / "out" / "scenes.csv").to_dict("records")
+    assert raster.read_names(Path(made["optical"])) == ("B02", "B03", "B04", "B08")
+    whole_image = raster.read(Path(str(row["optical"])), bands=("B12",))
+    assert np.array_equal(raster.read(Path(made["extra"])).pixels_CHW, whole_image.pixels_CHW)
 
 
 def test_coarser_labels_come_by_nearest_and_uncovered_ground_is_ignored(

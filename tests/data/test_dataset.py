@@ -35,7 +35,7 @@ def tiles_dir(tmp_path: Path) -> Path:
         tmp_path / "tiles.parquet"
     )
     meta = {"optical_bands": ["B04", "B08"], "sar_bands": ["VV", "VH"], "classes": ["land", "water"]}
-    write_json(tmp_path / "meta.json", {**meta, "gsd_m": 10.0, "data_hash": "0f", "size_px": SIZE})
+    write_json(tmp_path / "meta.json", {**meta, "gsd_m": 10.0, "data_hash": "0f", "size_px": SIZE, "label_share": "1"})
     return tmp_path
 
 

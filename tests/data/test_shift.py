@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from cgm2net.data import information
 from cgm2net.data import shift as shift_module
+from cgm2net.data.information import objection
 from cgm2net.data.pair import ArrayPair, UsableShares
 from cgm2net.data.shift import Shift, measure_shift
 
@@ -140,8 +142,8 @@ def test_correlation_is_that_of_the_overlap_alone() -> None:
 
 def test_mutual_information_of_known_tables() -> None:
     a = np.repeat(np.arange(16), 16)
-    assert shift_module._information(a, a) == pytest.approx(np.log(16))
-    assert shift_module._information(a, np.tile(np.arange(16), 16)) == pytest.approx(0.0, abs=1e-12)
+    assert information._information(a, a) == pytest.approx(np.log(16))
+    assert information._information(a, np.tile(np.arange(16), 16)) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_mutual_information_objects_to_a_move_the_wrong_way() -> None:
@@ -150,5 +152,6 @@ def test_mutual_information_objects_to_a_move_the_wrong_way() -> None:
     shares = UsableShares(pair.shape, window_px=64)
     shares.add(pair.usable_HW, row=0, col=0)
     places = shares.places()
-    assert shift_module._objection(pair, places, 4.0, 0.0, size=64) == ""
-    assert "mutual information" in shift_module._objection(pair, places, -4.0, 0.0, size=64)
+    there = np.tile([4.0, 0.0], (len(places), 1))
+    assert objection(pair, places, there, size=64) == ""
+    assert "mutual information" in objection(pair, places, -there, size=64)

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,15 @@ from odc.geo.geobox import GeoBox
 
 from cgm2net import raster
 from cgm2net.catalog import COLUMNS, read_scenes, write_scenes
-from cgm2net.data.dataset import ARRAYS, BOUNDS
-from cgm2net.data.tile import SPLITS, TILES_A_SHARD, TileReport, split_regions, tile
+from cgm2net.data.dataset import ARRAYS, BOUNDS, TileDataset
+from cgm2net.data.split import SPLITS, split_regions
+from cgm2net.data.tile import TILES_A_SHARD, TileReport, tile
 from cgm2net.errors import DataError, GridError
 from cgm2net.files import read_json
+from cgm2net.grids import coarser
 from cgm2net.raster import Raster
 from cgm2net.settings import TileSettings
+from cgm2net.training.crops import Crops
 
 SETTINGS = TileSettings(num_workers=1, size_px=32, stride_px=32, classes=("land", "water", "ice"), max_nodata_share=0.2)
 OPTICAL, SAR = ("B02", "B03", "B04"), ("VV", "VH")
@@ -128,7 +132,7 @@ def test_what_the_store_tells_of_itself(rows: list[dict[str, object]]) -> None:
     assert meta.pop("data_hash")
     assert meta == {
         "optical_bands": list(OPTICAL), "sar_bands": list(SAR), "classes": ["land", "water", "ice"], "gsd_m": 10.0,
-        "size_px": 32,
+        "size_px": 32, "label_share": "1",
     }  # fmt: skip
     assert (OUT / "samples.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in OUT.iterdir()) == [
@@ -321,3 +325,77 @@ def test_seeds_give_different_splits() -> None:
     regions = [f"r{k}" for k in range(20)]
     splits = {tuple(sorted(split_regions(regions, settings=shares(0.15, 0.25), seed=k).items())) for k in range(5)}
     assert len(splits) == 5
+
+
+def coarse_labels(made: dict[str, Raster], *, share: float) -> dict[str, Raster]:
+    """Return the scene with labels whose pixels are larger, numbered so that each can be told."""
+    grid = coarser(made["optical"].grid, gsd_m=10 / share)
+    codes = (np.arange(np.prod(grid.shape)) % 3).astype(np.uint8).reshape(1, *grid.shape)
+    label = Raster(pixels_CHW=codes, valid_HW=np.ones(grid.shape, bool), bands=("label",), grid=grid)
+    return {**made, "label": label}
+
+
+def test_labels_on_a_coarser_grid_are_cut_whole_pixel_by_whole_pixel(workspace: Path) -> None:
+    made = coarse_labels(layers(1, height=75, width=90), share=0.3)
+    rows = [scene(f"s{k}", f"r{k}", made) for k in range(3)]
+    settings = SETTINGS.model_copy(update={"size_px": 40, "stride_px": 40})
+    run(rows, settings)
+    found = stored()
+    assert found["optical"].shape[1:] == (3, 40, 40)
+    assert found["label"].shape[1:] == (12, 12)
+    table = pd.read_parquet(OUT / "tiles.parquet")
+    places = list(zip(table["row_px"], table["column_px"], strict=True))
+    # 75 px: the last tile begins at 30, the last whole label pixel before 35
+    assert places[:6] == [(0, 0), (0, 40), (0, 50), (30, 0), (30, 40), (30, 50)]
+    for index, (top, left) in enumerate(places):
+        row, col = int(top * 0.3), int(left * 0.3)
+        assert np.array_equal(found["label"][index], made["label"].pixels_CHW[0, row : row + 12, col : col + 12])
+    tiles = TileDataset(OUT, split="train")
+    assert tiles.label_share == Fraction(3, 10)
+    crops = Crops(tiles, crop_px=20, count=40, seed=0)
+    assert {tuple(crops[k]["label_HW"].shape) for k in range(40)} == {(6, 6)}
+
+
+def test_tiles_that_would_cut_label_pixels_are_refused(workspace: Path) -> None:
+    rows = [scene(f"s{k}", f"r{k}", coarse_labels(layers(1), share=0.3)) for k in range(3)]
+    with pytest.raises(DataError, match=r"tile\.size_px 32 must be a multiple of 10: labels are 3\.33 pixels a side"):
+        run(rows)
+
+
+def test_crops_of_coarse_labels_lie_where_their_pixels_lie(workspace: Path) -> None:
+    made = layers(1, height=80, width=80)
+    made = coarse_labels(made, share=0.5)
+    painted = made["label"].pixels_CHW[0].repeat(2, 0).repeat(2, 1).astype(np.uint16) + 1  # the label, at full size
+    bands = np.repeat(painted[None], 3, axis=0)
+    made["reference"] = replace(made["reference"], pixels_CHW=bands)
+    rows = [scene(f"s{k}", f"r{k}", made) for k in range(3)]
+    run(rows, SETTINGS.model_copy(update={"size_px": 80, "stride_px": 80}))
+    crops = Crops(TileDataset(OUT, split="train"), crop_px=24, count=20, seed=1)
+    for number in range(20):
+        crop = crops[number]
+        shown = np.rint(crop["clear_CHW"][0].numpy() * 10_000).astype(int) - 1
+        assert np.array_equal(shown[::2, ::2], crop["label_HW"].numpy())
+
+
+def split_rows(splits: list[str], regions: list[str]) -> list[dict[str, object]]:
+    pairs = zip(splits, regions, strict=True)
+    return [{**scene(f"s{k}", region), "split": split} for k, (split, region) in enumerate(pairs)]
+
+
+def test_a_catalogue_may_say_the_split(workspace: Path) -> None:
+    settings = SETTINGS.model_copy(update={"split": "catalog"})
+    run(split_rows(["test", "train", "val", "train"], ["a", "b", "c", "b"]), settings)
+    table = pd.read_parquet(OUT / "tiles.parquet")
+    assert dict(zip(table["scene_id"], table["split"], strict=True)) == {
+        "s0": "test", "s1": "train", "s2": "val", "s3": "train"
+    }  # fmt: skip
+
+
+def test_a_catalogue_that_splits_a_region_is_refused_unless_asked_for(workspace: Path) -> None:
+    settings = SETTINGS.model_copy(update={"split": "catalog"})
+    rows = split_rows(["test", "train", "val"], ["a", "a", "c"])
+    with pytest.raises(DataError, match=r"1 regions stand in several splits of the catalogue \(a\).*shared_regions"):
+        run(rows, settings)
+    assert run(rows, settings.model_copy(update={"shared_regions": True})).scenes == 3
+    with pytest.raises(DataError, match="column split does not say train, val or test"):
+        run(split_rows(["test", "", "val"], ["a", "b", "c"]), settings)

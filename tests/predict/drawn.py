@@ -1,6 +1,7 @@
 """Small scenes drawn from noise, in files, and the card of a model that would take them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,12 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from cgm2net import raster
+from cgm2net.data.stored import Border, without_border
+from cgm2net.grids import whole
 from cgm2net.model.calibration import Calibration
 from cgm2net.model.network import NetworkConfig
+from cgm2net.raster import Raster
 from cgm2net.weights import Card
 
 BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
@@ -58,3 +63,12 @@ def echo(grid: GeoBox) -> np.ndarray:
     pixels = np.random.default_rng(1).normal([[[-10]], [[-16]]], 3, (2, height, width)).astype(np.float32)
     pixels[:, np.add.outer(np.arange(height), 2 * np.arange(width)) > 2.8 * height] = np.nan
     return pixels
+
+
+def read_sar(path: Path) -> Raster:
+    """Return VV and VH of a whole file as float32 dB, its border of zeros invalid."""
+    source = raster.read(path, bands=("VV", "VH"))
+    pixels = source.pixels_CHW.astype(np.float32)
+    border = Border(height=pixels.shape[1], width=pixels.shape[2])
+    border.add(pixels)
+    return without_border(replace(source, pixels_CHW=pixels), border.mask(whole(source.grid)))

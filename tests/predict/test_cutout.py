@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from affine import Affine
 from click.testing import CliRunner
 from rasterio.windows import Window
 
@@ -33,7 +34,9 @@ def test_a_window_holds_what_the_network_is_shown_of_it(
     assert np.array_equal(sample["optical_CHW"], wanted)
     np.testing.assert_allclose(sample["cloud_HW"], layers["cloud"].pixels_CHW[0, :256, :256], atol=0.5 / 250)
     with open_scene(inputs, card) as scene:  # SAR lies 1.5 px right of the optics and 2 px above them
-        placed = scene.sar(Window(0, 0, 256, 256), shift_px=(1.5, -2.0)).pixels_CHW[:, 16:-16, 16:-16]
+        placed = scene.sar(Window(0, 0, 256, 256), to_content=Affine.translation(1.5, -2.0)).pixels_CHW[
+            :, 16:-16, 16:-16
+        ]
     error = np.abs(sample["sar_CHW"].numpy()[:, 16:-16, 16:-16] - to_unit_range(placed, card.sar_bands))
     assert error.mean() < 0.02
     assert sample["valid_HW"].float().mean() > 0.95

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from drawn import BANDS, CARD, box, echo, land, write
+from drawn import BANDS, CARD, box, echo, land, read_sar, write
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.windows import Window
 
 from cgm2net import raster
 from cgm2net.data import shadows, synthetic
-from cgm2net.data.cloudmask import METHODS, find_cloud
-from cgm2net.data.coregister import _read_sar, clear_ground
+from cgm2net.data.clear import clear_ground
+from cgm2net.data.cloud_methods import METHODS, find_cloud
 from cgm2net.data.shift import Shift, measure_shift
-from cgm2net.data.stored import PlacedSar
+from cgm2net.data.stored import Placed
 from cgm2net.errors import RasterError
 from cgm2net.grids import whole
 from cgm2net.predict import prepare as module
@@ -27,6 +27,7 @@ from cgm2net.predict.scene import Scene, files_as_inputs, open_scene
 from cgm2net.raster import Raster
 from cgm2net.settings import CloudmaskSettings, CoregisterSettings
 
+LIMITS = {"window_px", "max_shift_px", "min_shift_px", "min_agreement", "max_rmse_px"}
 SHIFT = (2.3, -1.6)
 SPEC = synthetic.SceneSpec(
     region=1, date=date(2024, 6, 1), size_px=300, cover=0.35, shift=SHIFT, seed=4, wedge="optical"
@@ -57,8 +58,8 @@ def prepared(scene: Scene, folder: Path, **cloudmask: object) -> Prepared:
 def trained(files: dict[str, Path]) -> tuple[Raster, Shift]:
     """Return the optical image, and the shift that co-registration measures of a scene without reference or mask."""
     optical = raster.read(files["optical"])
-    sar = PlacedSar(_read_sar(files["sar"], ("VV", "VH")), optical.grid).part(whole(optical.grid))
-    limits = COREGISTER.model_dump(exclude={"num_workers", "optical_bands", "sar_bands"})
+    sar = Placed(read_sar(files["sar"]), optical.grid, fill=np.nan).part(whole(optical.grid))
+    limits = COREGISTER.model_dump(include=LIMITS)
     usable = clear_ground(optical, None)
     return optical, measure_shift(optical.pixels_CHW, sar.pixels_CHW, usable_HW=usable, **limits)
 
@@ -181,3 +182,27 @@ def test_memory_does_not_grow_with_the_scene(tmp_path: Path, monkeypatch: pytest
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_a_cloud_method_gets_bands_that_the_model_does_not_take(files: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("s2cloudless")
+    optical = raster.read(files["optical"])
+    further = {"B01": 1300, "B05": 2400, "B8A": 4800, "B09": 1500, "B10": 20}
+    shape = (len(further), *optical.grid.shape)
+    more_CHW = np.broadcast_to(np.array(list(further.values()), np.uint16)[:, None, None], shape)
+    every = Raster(
+        pixels_CHW=np.concatenate([optical.pixels_CHW, more_CHW]), valid_HW=optical.valid_HW, grid=optical.grid,
+        bands=(*optical.bands, *further),
+    )  # fmt: skip
+    raster.write(tmp_path / "every.tif", every, nodata=0)
+    expected = find_cloud("s2cloudless", every, None, dilation_px=0)
+    with open_scene(files_as_inputs("s", optical=tmp_path / "every.tif", sar=files["sar"]), CARD) as scene:
+        made = prepared(scene, tmp_path, method="s2cloudless")
+        found = made.cloud(whole(scene.grid)) > 0.5
+        np.testing.assert_array_equal(found[every.valid_HW], (expected > 0.5)[every.valid_HW])
+        assert scene.optical(Window(0, 0, 1, 1)).bands == BANDS
+
+
+def test_bands_that_a_cloud_method_lacks_are_named(scene: Scene, tmp_path: Path) -> None:
+    with pytest.raises(RasterError, match=r"s2cloudless needs bands .* lacks B01, B05, B8A, B09, B10"):
+        prepared(scene, tmp_path, method="s2cloudless")

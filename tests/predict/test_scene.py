@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from drawn import BANDS, CARD, HEIGHT, WIDTH, box, echo, land, write
+from affine import Affine
+from drawn import BANDS, CARD, HEIGHT, WIDTH, box, echo, land, read_sar, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from cgm2net import raster
-from cgm2net.data.coregister import _read_sar
-from cgm2net.data.stored import PlacedSar
+from cgm2net.data.stored import Placed
 from cgm2net.errors import RasterError
 from cgm2net.grids import whole
 from cgm2net.predict.scene import BandFile, Scene, files_as_inputs, open_scene
@@ -56,9 +56,10 @@ def cases(folder: Path) -> Iterator[dict[str, Case]]:
     for name in SAR_GRIDS:
         path = folder / f"sar {name}.tif"
         scene = open_scene(files_as_inputs("s", optical=folder / "optical.tif", sar=path), CARD)
-        optical, sar = raster.read(folder / "optical.tif"), _read_sar(path, ("VV", "VH"))
+        optical, sar = raster.read(folder / "optical.tif"), read_sar(path)
         placed, moved = (
-            PlacedSar(sar, optical.grid, shift_px=shift).part(whole(optical.grid)) for shift in ((0.0, 0.0), SHIFT)
+            Placed(sar, optical.grid, fill=np.nan, to_content=Affine.translation(*shift)).part(whole(optical.grid))
+            for shift in ((0.0, 0.0), SHIFT)
         )
         made[name] = Case(scene, optical, placed, moved)
     yield made
@@ -87,7 +88,7 @@ def test_every_window_holds_to_the_bit_what_training_sees_there(
     views = {
         "optical": (case.scene.optical(window), case.optical, 0),
         "sar": (case.scene.sar(window), case.sar, np.nan),
-        "moved": (case.scene.sar(window, shift_px=SHIFT), case.moved, np.nan),
+        "moved": (case.scene.sar(window, to_content=Affine.translation(*SHIFT)), case.moved, np.nan),
     }
     for what, (got, trained, fill) in views.items():
         pixels, valid = around(trained, window, fill)
