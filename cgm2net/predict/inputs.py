@@ -1,6 +1,7 @@
 """Scenes to predict, from where users keep them: a catalogue, a folder, STAC items."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -9,16 +10,24 @@ import pandas as pd
 
 from cgm2net.catalog import COLUMNS, accepted_scenes, check_id, read_catalog, read_scenes
 from cgm2net.data.fetch import PERMANENT, fetch, file_suffix, identity
+from cgm2net.data.reading import Reading, join, split
+from cgm2net.data.rewriting import rewrite
 from cgm2net.data.sources import stac_items
+from cgm2net.data.sources.folder import scene_files, uri_of
+from cgm2net.data.sources.listing import folders_in
 from cgm2net.data.sources.stac_documents import is_stac
 from cgm2net.errors import CatalogError, ChecksumError, RasterError
-from cgm2net.files import CACHE_DIR, sha256_json
+from cgm2net.files import CACHE_DIR, sha256_json, write_aside
 from cgm2net.predict.scene import BandFile, SceneInputs, files_as_inputs
 
 if TYPE_CHECKING:
     import pystac
 
 FETCHED_DIR = CACHE_DIR / "scenes"
+
+_ROLES = ("optical", "sar", "cloud")
+_OF_BANDS = {"bands", "scale", "offset", "linear"}
+"""Instructions that hold for bands read where they lie."""
 
 
 def from_catalog(path: Path) -> list[Mapping[str, str]]:
@@ -37,7 +46,7 @@ def from_catalog(path: Path) -> list[Mapping[str, str]]:
 
 def from_folder(folder: Path) -> list[Mapping[str, str]]:
     """Return rows as of a catalogue: of ``catalog.csv`` in the folder, or else of every sub-folder with the files
-    ``optical.tif`` and ``sar.tif`` (and ``cloud.tif``, where there is one), named by the sub-folder.
+    ``optical.tif`` and ``sar.tif`` (and ``cloud.tif`` or ``cloud.npy``, where there is one), named by the sub-folder.
 
     Raises:
         CatalogError: if there is no scene, a name is not safe as an id, or one of the two files is missing.
@@ -45,15 +54,15 @@ def from_folder(folder: Path) -> list[Mapping[str, str]]:
     if (folder / "catalog.csv").is_file():
         return from_catalog(folder / "catalog.csv")
     rows: list[Mapping[str, str]] = []
-    for sub in sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []:
-        files = {role: sub / f"{role}.tif" for role in ("optical", "sar", "cloud")}
-        there = {role: str(file.resolve()) for role, file in files.items() if file.is_file()}
+    for sub in folders_in(folder):
+        there = {role: file for role, file in scene_files(sub).items() if role in _ROLES}
         if not {"optical", "sar"} & set(there):
             continue
         if missing := {"optical", "sar"} - set(there):
             raise CatalogError(f"{sub}: has no {missing.pop()}.tif; a scene needs optical.tif and sar.tif")
         check_id(sub.name, what="scene_id", where=folder)
-        rows.append({"scene_id": sub.name, "cloud": "", **there})
+        files = {role: uri_of(file, Reading()) for role, file in there.items()}
+        rows.append({"scene_id": sub.name, "cloud": "", **files})
     if not rows:
         raise CatalogError(
             f"{folder}: no scene there; wanted catalog.csv, or SCENE_ID/optical.tif and SCENE_ID/sar.tif"
@@ -62,17 +71,45 @@ def from_folder(folder: Path) -> list[Mapping[str, str]]:
 
 
 def row_as_inputs(row: Mapping[str, str], *, fetched_dir: Path = FETCHED_DIR) -> SceneInputs:
-    """Make a row's files local, each fetched once, and return them.
+    """Make a row's files local, each fetched once, and return them, to be read as their URIs say.
 
     Raises:
-        RasterError: if a file is not there, not given out or not the one that the catalogue names.
+        RasterError: if a file is not there, not given out or not the one that the catalogue names, or its
+            instructions are not understood or do not fit it.
         FetchError: at a fault of the network.
     """
-    local = {role: _local(row, role, fetched_dir) for role in ("optical", "sar", "cloud") if row.get(role)}
-    return files_as_inputs(
+    local: dict[str, Path] = {}
+    readings = dict.fromkeys(_ROLES, Reading())
+    for role in _ROLES:  # optical first: others may be laid over it
+        if row.get(role):
+            local[role], readings[role] = _told(row, role, fetched_dir, optical=local.get("optical"))
+    optical, sar = readings["optical"], readings["sar"]
+    inputs = files_as_inputs(
         row["scene_id"], optical=local["optical"], sar=local["sar"], cloud=local.get("cloud"),
-        acquired_optical=row.get("acquired_optical", ""), acquired_sar=row.get("acquired_sar", ""),
+        optical_bands=optical.bands, sar_bands=sar.bands, scale=optical.scale, offset=optical.offset,
+        linear=sar.linear, acquired_optical=row.get("acquired_optical", ""), acquired_sar=row.get("acquired_sar", ""),
     )  # fmt: skip
+    return replace(inputs, sar=tuple(replace(band, scale=sar.scale, offset=sar.offset) for band in inputs.sar))
+
+
+def _told(row: Mapping[str, str], role: str, fetched_dir: Path, *, optical: Path | None) -> tuple[Path, Reading]:
+    """Return a local file and how it is still to be read: one that bands cannot be told of is written anew."""
+    try:
+        uri, reading = split(row[role])
+        reading.require_role(role, row[role])
+    except CatalogError as error:
+        raise RasterError(str(error)) from error
+    file = _local({**row, role: uri}, role, fetched_dir)
+    if role != "cloud" and set(reading.given) <= _OF_BANDS:
+        return file, reading
+    if not reading.given:
+        return file, reading
+    known = [join(identity(str(file)), reading), identity(str(optical)) if reading.grid else ""]
+    target = fetched_dir / sha256_json(known) / f"{role}.tif"
+    if not target.is_file():
+        with write_aside(target) as aside:
+            rewrite(file, aside, role=role, reading=reading, optical=optical, name=f"{role} {uri}")
+    return target, Reading()
 
 
 def _local(row: Mapping[str, str], role: str, fetched_dir: Path) -> Path:

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from cgm2net import raster
 from cgm2net.catalog import COLUMNS
 from cgm2net.data import synthetic
 from cgm2net.errors import CatalogError, DataError, RasterError
@@ -68,6 +70,50 @@ def test_a_missing_file_refuses_its_scene(tmp_path):
         row_as_inputs(row, fetched_dir=tmp_path / "fetched")
 
 
+def test_files_are_read_as_their_uris_say(tmp_path):
+    for role in ("optical", "sar"):
+        synthetic.write(synthetic.uri(role, SPEC), tmp_path / f"{role}.tif")
+    row = {
+        "scene_id": "a", "optical": f"{tmp_path}/optical.tif#bands=B1,B2,B3,B4,B5,B6&offset=-1000&scale=2",
+        "sar": f"file://{tmp_path}/sar.tif#bands=HH,HV&linear=1&scale=0.5",
+    }  # fmt: skip
+    inputs = row_as_inputs(row, fetched_dir=tmp_path / "fetched")
+    assert [(band.name, band.offset, band.scale) for band in inputs.optical[:2]] == [("B1", -1000, 2), ("B2", -1000, 2)]
+    assert [(band.name, band.linear, band.scale) for band in inputs.sar] == [("HH", True, 0.5), ("HV", True, 0.5)]
+    assert inputs.optical[0].path == str(tmp_path / "optical.tif")
+    assert not (tmp_path / "fetched").exists()  # bands are read where they lie
+
+
+def test_a_mask_without_a_grid_is_written_anew_once(tmp_path):
+    for role in ("optical", "sar"):
+        synthetic.write(synthetic.uri(role, SPEC), tmp_path / f"{role}.tif")
+    np.save(tmp_path / "cloud.npy", np.eye(64, dtype=bool))
+    row = {"scene_id": "a", "optical": f"{tmp_path}/optical.tif", "sar": f"{tmp_path}/sar.tif#crs=EPSG:32633"}
+    row["cloud"] = f"{tmp_path}/cloud.npy#grid=optical"
+    inputs = row_as_inputs(row, fetched_dir=tmp_path / "fetched")
+    mask = raster.read(inputs.cloud)
+    assert mask.grid == raster.read_grid(tmp_path / "optical.tif")
+    assert mask.pixels_CHW.sum() == 64
+    assert raster.read_grid(Path(inputs.sar[0].path)).crs.epsg == 32633
+    made = inputs.cloud.stat().st_mtime_ns
+    assert row_as_inputs(row, fetched_dir=tmp_path / "fetched").cloud.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize(
+    ("sar", "said"),
+    [
+        ("s.tif#band=VV", "unknown instruction 'band'"),
+        ("s.tif#codes=1:0", "codes is no instruction for sar"),
+        ("optical.tif#grid=optical&bands=VV", "has 6 bands, 1 names were given"),
+    ],
+)
+def test_instructions_that_do_not_fit_refuse_the_scene(tmp_path, sar, said):
+    synthetic.write(synthetic.uri("optical", SPEC), tmp_path / "optical.tif")
+    row = {"scene_id": "a", "optical": f"{tmp_path}/optical.tif", "sar": f"{tmp_path}/{sar}"}
+    with pytest.raises(RasterError, match=said):
+        row_as_inputs(row, fetched_dir=tmp_path / "fetched")
+
+
 def test_a_folder_of_folders(tmp_path):
     for name in ("s2", "s1", "notes"):
         (tmp_path / name).mkdir()
@@ -75,6 +121,8 @@ def test_a_folder_of_folders(tmp_path):
         (tmp_path / name).touch()
     rows = from_folder(tmp_path)
     assert [(row["scene_id"], bool(row["cloud"])) for row in rows] == [("s1", True), ("s2", False)]
+    (tmp_path / "s1/cloud.tif").rename(tmp_path / "s1/cloud.npy")
+    assert from_folder(tmp_path)[0]["cloud"] == f"{tmp_path}/s1/cloud.npy#grid=optical"
     (tmp_path / "s2/sar.tif").unlink()
     with pytest.raises(CatalogError, match=r"s2: has no sar\.tif"):
         from_folder(tmp_path)
