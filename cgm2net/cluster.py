@@ -42,27 +42,27 @@ def on_cluster(
         client.register_plugin(_in_this_folder(Path.cwd()), name="cgm2net folder")
         _require_same_sources(client, stage=stage)
         futures = {client.submit(run, job, key=f"{stage}/{job.scene_id}", pure=False): job.scene_id for job in jobs}
-        for future in as_completed(list(futures)):
+        for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]
             yield futures[future], future.result()
     except KilledWorker as error:
         raise WorkerError(
             f"{stage}: {error}; workers died over it (killed, or out of memory); finished scenes are kept, run again"
         ) from error
     finally:
-        client.close()
+        client.close()  # type: ignore[no-untyped-call]
 
 
 def _connected(client_type: "type[Client]", address: str, *, stage: str) -> "Client":
     try:
-        client = client_type(address, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+        client = client_type(address, timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError, ValueError) as error:
         raise WorkerError(
             f"{stage}: no Dask scheduler answers at {address}: {error}; start one, or empty `cluster` in params.yaml"
         ) from error
     try:
-        client.wait_for_workers(1, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
     except TimeoutError as error:
-        client.close()
+        client.close()  # type: ignore[no-untyped-call]
         raise WorkerError(f"{stage}: the Dask scheduler at {address} has no worker; start some") from error
     return client
 
@@ -83,7 +83,7 @@ def _in_this_folder(folder: Path) -> Any:
 def _require_same_sources(client: "Client", *, stage: str) -> None:
     """Refuse workers that would compute something else: results are kept under this process's sources."""
     mine = _sources()
-    for worker, theirs in client.run(_sources).items():  # type: ignore[no-untyped-call]
+    for worker, theirs in client.run(_sources).items():
         if theirs != mine:
             raise WorkerError(f"{stage}: worker {worker} runs other sources of cgm2net; install the same version there")
 

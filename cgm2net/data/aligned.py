@@ -56,12 +56,13 @@ def align(files: dict[str, Path], folder: Path, settings: CoregisterSettings) ->
         _write_codes(files, optical, folder, settings)
         delivered = stack.enter_context(RasterFile(folder / "cloud.tif")) if "cloud" in files else None
         clear = ClearGround(optical, delivered)
-        ground, usable, reference_shift = optical, clear, None
+        ground, reference_shift = optical, None
+        usable: Callable[[Window], np.ndarray] = clear
         if "reference" in files:
             source = stack.enter_context(RasterFile(files["reference"], bands=settings.optical_bands))
             reference_shift = _place_reference(source, optical, clear, folder, settings)
             ground = stack.enter_context(RasterFile(folder / "reference.tif"))
-            usable = _Valid(ground)
+            usable = _valid_in(ground)
         sar = _open_sar(files["sar"], settings.sar_bands, stack)
         in_place = Placed(sar, optical.grid, fill=sensors.SAR_NODATA, num_kept=_KEPT_BLOCKS)
         shift = _measure(_Pair(ground, in_place, usable), settings)
@@ -137,13 +138,9 @@ class _Pair(NamedTuple):
         return self.clear(window)
 
 
-class _Valid(NamedTuple):
-    """Clear ground of an image without clouds."""
-
-    image: Source
-
-    def __call__(self, window: Window) -> np.ndarray:
-        return self.image.part(window).valid_HW
+def _valid_in(image: Source) -> Callable[[Window], np.ndarray]:
+    """Return what finds the clear ground of an image without clouds."""
+    return lambda window: image.part(window).valid_HW
 
 
 class _Codes(RasterFile):

@@ -19,7 +19,8 @@ def split_scenes(scenes: pd.DataFrame, *, settings: TileSettings, seed: int) -> 
     """
     if settings.split == "region":
         of_region = split_regions(sorted(set(scenes["region"])), settings=settings, seed=seed)
-        return {row.scene_id: of_region[row.region] for row in scenes.itertuples()}
+        pairs = zip(scenes["scene_id"], scenes["region"], strict=True)
+        return {scene_id: of_region[region] for scene_id, region in pairs}
     given = scenes["split"].tolist() if "split" in scenes.columns else []
     if not given or set(given) - set(SPLITS):
         raise DataError("tile.split is `catalog`, but the catalogue's column split does not say train, val or test for"
