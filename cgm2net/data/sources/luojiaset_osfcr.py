@@ -53,7 +53,7 @@ _ROLES = MappingProxyType({
     "cloud": _Role(folder="cloud_detection_results", name="s2_cloudy", kind="mask"),
     "label": _Role(folder="land_cover_maps", name="s2", kind="label"),
 })  # fmt: skip
-_ESSENTIAL = ("sar", "reference", "optical")
+_ESSENTIAL = ("sar", "reference", "optical", "label")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -143,7 +143,7 @@ def _faults(
 ) -> Iterator[Refusal]:
     """Name every file that is not what its name says, and every one that is missing.
 
-    Without an image of each kind a sample is refused; without mask or labels it goes on.
+    Without its mask a sample goes on, as a whole bin of a known copy lacks them; without another file it is refused.
     """
     for name, role in _ROLES.items():
         found, essential = contents.get(name), name in _ESSENTIAL

@@ -59,13 +59,14 @@ def list_m3m_cr(path: Path, *, split: str) -> Listing:
     rows = []
     with progress_bar() as progress:
         for key in progress.track(sorted(scenes), description="m3m_cr"):
-            lacks = [_missing(key, role, scenes) for role in ROLES.values() if role not in scenes[key]]
-            essential = [refusal for refusal in lacks if refusal.scene_id]
-            if key in splits and not essential:
+            if key not in splits:
+                continue
+            missing = [start for start, role in ROLES.items() if role not in scenes[key]]
+            if missing:
+                reason, file = f"no {' and no '.join(missing)}", f"{key.folder}/{key.text}"
+                refused.append(Refusal(scene_id=scene_id(key, scenes), file=file, reason=reason))
+            else:
                 rows.append(_row(key, scenes, split=splits[key], region=regions[key.season, key.aoi]))
-                refused += lacks
-            elif key in splits:
-                refused += essential
     return Listing(where=path, rows=tuple(rows), refused=tuple(refused))
 
 
@@ -83,14 +84,6 @@ def _scenes(folders: Mapping[str, Path], root: Path) -> tuple[dict[Key, dict[str
             else:
                 scenes[found[0]][found[1]] = file
     return scenes, refused
-
-
-def _missing(key: Key, role: str, scenes: Mapping[Key, Mapping[str, Path]]) -> Refusal:
-    """Say what a scene lacks; without an image of each sensor it is refused, without the rest it goes on."""
-    start = next(start for start, of_role in ROLES.items() if of_role == role)
-    if role in ("optical", "sar"):
-        return Refusal(scene_id=scene_id(key, scenes), file=f"{key.folder}/{start}_{key.text}", reason=f"no {start}")
-    return Refusal(file=f"{key.folder}/{start}_{key.text}", reason=f"no {start}; the scene goes on without")
 
 
 def _row(key: Key, scenes: Mapping[Key, Mapping[str, Path]], *, split: str, region: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from cgm2net.data.sources.listing import safe_id
 
 ROLES = MappingProxyType({
-    "planet_cloudy": "optical", "s1": "sar", "planet_cloudfree": "reference", "landcover": "label",
+    "planet_cloudy": "optical", "S1": "sar", "planet_cloudfree": "reference", "landcover": "label",
     "cloudmask": "cloud",
 })  # fmt: skip
 """What a file's name begins with -> role."""
@@ -39,7 +39,8 @@ def parse(name: str, *, folder: str) -> tuple[Key, str] | None:
     if match is None:
         return None
     start, season, aoi, number, _ = match.groups()
-    return Key(folder=folder, season=season.lower(), aoi=aoi, number=number), ROLES[start.lower()]
+    role = next(role for name, role in ROLES.items() if name.lower() == start.lower())
+    return Key(folder=folder, season=season.lower(), aoi=aoi, number=number), role
 
 
 def scene_id(key: Key, scenes: Container[Key]) -> str:

@@ -97,18 +97,18 @@ def test_values_are_those_of_the_files(copy: Path) -> None:
 def test_what_is_missing_and_what_is_not_understood_has_a_name(copy: Path) -> None:
     (copy / "train/S1_spring/S1_spring_12/S1_spring_12_p_0.tif").unlink()
     (copy / "train/cloudmask_winter/cloudmask_winter_7/cloudmask_winter_7_p_3.npy").unlink()
+    (copy / "train/landcover_winter/landcover_winter_7/landcover_winter_7_p_3.tif").unlink()
     (copy / "train/planet_cloudy_spring/notes.txt").write_text("hello")
     (copy / "test/planet_cloudy_sprung_1_p_2.tif").touch()
     (copy / "train/.DS_Store").touch()
     result = run("catalog", "m3m_cr", copy)
-    assert "4 scenes found = 3 accepted + 1 refused; 3 files left out" in result.output
+    assert "4 scenes found = 2 accepted + 2 refused; 2 files left out" in result.output
     assert refused() == [
         ("", "test/planet_cloudy_sprung_1_p_2.tif", "name not understood"),
-        ("", "train/cloudmask_winter_7_p_3", "no cloudmask; the scene goes on without"),
         ("", "train/planet_cloudy_spring/notes.txt", "name not understood"),
-        ("spring_12_p_0", "train/s1_spring_12_p_0", "no s1"),
+        ("spring_12_p_0", "train/spring_12_p_0", "no S1"),
+        ("winter_7_p_3", "train/winter_7_p_3", "no landcover and no cloudmask"),
     ]
-    assert rows().loc["winter_7_p_3", "cloud"] == ""
 
 
 def test_lists_say_the_split_and_val_refers_to_the_train_folder(copy: Path) -> None:
