@@ -14,8 +14,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from small_tiles import make_tiles
+
+from cgm2net.data.dataset import TileDataset
 from cgm2net.errors import DataError
-from cgm2net.settings import TrainSettings
+from cgm2net.evaluation.evaluate import evaluate
+from cgm2net.settings import EvaluateSettings, TrainSettings
 from cgm2net.training.optimiser import learning_rate
 from cgm2net.training.train import train
 
@@ -41,6 +45,20 @@ def test_it_learns_its_few_tiles_and_writes_what_is_promised(tiles, project):
         "weights.safetensors", "card.json", "curves.csv", "metrics.json", "validation.png", "run.json",
     }  # fmt: skip
     assert not list((project / ".cache/cgm2net/train").iterdir())  # nothing left to resume
+
+
+def test_labels_coarser_than_pixels_are_learned_and_scored_on_their_own_grid(tmp_path, project):
+    (tmp_path / "coarse").mkdir()
+    coarse = make_tiles(tmp_path / "coarse", label_gsd_m=40.0)
+    train(coarse, project / "out", settings=settings(), seed=0)
+    evaluate(coarse, project / "out", project / "scores", settings=EvaluateSettings(num_threads=1))
+    confusion = pd.read_csv(project / "scores" / "confusion.csv")
+    tiles = TileDataset(coarse, split="test")
+    assert tiles[0]["label_HW"].shape == (8, 8)
+    num_known = sum(int((tiles[index]["label_HW"] != 255).sum()) for index in range(len(tiles)))
+    assert 0.9 * num_known < confusion["all"].sum() <= num_known  # but for cells that were not half measured
+    with pytest.raises(DataError, match=r"train\.crop_px 18 must be a multiple of 4"):
+        train(coarse, project / "other", settings=settings().model_copy(update={"crop_px": 18}), seed=0)
 
 
 def test_same_seed_same_bytes_other_seed_other_weights(tiles, project):
