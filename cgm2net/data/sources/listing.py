@@ -87,7 +87,7 @@ def write_listing(listing: Listing, out: Path, *, append: bool, dry_run: bool) -
     if dry_run:
         return f"{listing.words()}\n  nothing written, as asked"
     refused = out.with_suffix(".refused.csv")
-    _write_refused(listing, refused)
+    write_refused(listing, refused)
     if not listing.rows:
         raise DataError(f"{listing.words()}\n  no scene to write; the reasons stand in {refused}")
     table = _with_others(_table(listing, out), out) if append else _table(listing, out)
@@ -111,7 +111,8 @@ def _with_others(table: pd.DataFrame, out: Path) -> pd.DataFrame:
     return pd.concat([others, table], ignore_index=True).fillna("")
 
 
-def _write_refused(listing: Listing, path: Path) -> None:
+def write_refused(listing: Listing, path: Path) -> None:
+    """Write what is left out, and why, as a table."""
     rows = [(refusal.scene_id, refusal.file, refusal.reason) for refusal in listing.refused]
     with write_aside(path) as aside:
         pd.DataFrame(sorted(rows), columns=["scene_id", "file", "reason"]).to_csv(

@@ -1,7 +1,8 @@
 """STAC APIs: two presets, and a polite client that pages, keeps a pace and waits when told to."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from requests import Request
 
 _PAGE_ITEMS = 100
+_SAID_CHARACTERS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,28 +89,22 @@ class Api:
         Raises:
             FetchError: if the API does not answer as it should.
         """
-        from pystac import STACError, STACTypeError
-        from pystac_client.exceptions import APIError
-
         times = "/".join(moment.strftime("%Y-%m-%dT%H:%M:%SZ") for moment in (start, end))
-        try:
+        with self._translated():
             found = self._opened().search(
                 collections=[collection], intersects=dict(polygon), datetime=times, limit=_PAGE_ITEMS
             )
             items = {item.id: item for item in found.items()}  # a page may repeat what an earlier one had
-        except (APIError, STACError, STACTypeError, ValueError, KeyError) as error:
-            raise self._unanswered(error) from error
         return sorted(items.values(), key=lambda item: (str(item.datetime), item.id))
 
     def license_of(self, collection: str) -> str:
-        """Return what the API says of a collection's licence; empty where it says nothing."""
-        from pystac import STACError, STACTypeError
-        from pystac_client.exceptions import APIError
+        """Return what the API says of a collection's licence; empty where it says nothing.
 
-        try:
+        Raises:
+            FetchError: if the API does not answer as it should, or has no such collection.
+        """
+        with self._translated():
             return str(self._opened().get_collection(collection).license or "")
-        except (APIError, STACError, STACTypeError, ValueError, KeyError) as error:
-            raise self._unanswered(error) from error
 
     def _opened(self) -> Any:
         if self._client is None:
@@ -119,5 +115,16 @@ class Api:
             self._client = Client.open(self.url, stac_io=wire)
         return self._client
 
-    def _unanswered(self, error: Exception) -> FetchError:
-        return FetchError(f"{self.url}: no usable answer: {type(error).__name__} {error}; run again later")
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        from pystac import STACError, STACTypeError
+        from pystac_client.errors import ClientTypeError
+        from pystac_client.exceptions import APIError
+
+        # The client parses whatever comes back: JSON of another shape ends in any of the latter.
+        wrong_shape = (ClientTypeError, STACTypeError, ValueError, KeyError, AttributeError, TypeError)
+        try:
+            yield
+        except (APIError, STACError, NotImplementedError, *wrong_shape) as error:
+            said = f"{type(error).__name__} {error}"[:_SAID_CHARACTERS]
+            raise FetchError(f"{self.url}: no usable answer: {said}; is that a STAC API? else try later") from error

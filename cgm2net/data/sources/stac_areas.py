@@ -79,8 +79,8 @@ def areas_from_file(path: Path, *, region: str) -> list[Area]:
         raise CatalogError(f"{path}: no feature in it; wanted polygons")
     for _, polygon in found:
         west, south, east, north = polygon.boundingbox.bbox
-        if polygon.type not in ("Polygon", "MultiPolygon") or not polygon.is_valid or polygon.area == 0:
-            raise CatalogError(f"{path}: holds a {polygon.type} that is no valid area; wanted polygons")
+        if polygon.geom_type not in ("Polygon", "MultiPolygon") or not polygon.is_valid or polygon.area == 0:
+            raise CatalogError(f"{path}: holds a {polygon.geom_type} that is no valid area; wanted polygons")
         if not (west >= -180 and east <= 180 and south >= -90 and north <= 90):
             raise CatalogError(f"{path}: reaches to {east:g}, {north:g}; GeoJSON is in degrees, WGS 84: project it")
     return _named(found, region=region)

@@ -8,16 +8,16 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from cgm2net.catalog import COLUMNS, read_catalog, write_catalog
+from cgm2net.catalog import COLUMNS, read_catalog
 from cgm2net.compute import progress_bar
+from cgm2net.data.sources.listing import Listing, Refusal, write_listing, write_refused
 from cgm2net.data.sources.stac import Found, Paired, Tell, Wanted, find_scenes
 from cgm2net.data.sources.stac_api import require_sar, service
 from cgm2net.data.sources.stac_areas import Area, areas_from_box, areas_from_file
 from cgm2net.data.sources.stac_documents import read_document, write_document
-from cgm2net.errors import CatalogError, DataError
-from cgm2net.files import write_aside
+from cgm2net.errors import CatalogError
 
 DOCUMENTS = "stac"
 """Folder beside the catalogue that holds the documents."""
@@ -52,23 +52,18 @@ def search(
         found = find_scenes(
             areas, wanted, existing=set(existing["scene_id"]), orbits=_known_orbits(existing, out.parent), tell=tell
         )
-    counts = (
-        f"{len(found.paired)} scenes found, {len(found.refused)} refused, {len(found.there)} there already,"
-        f" of {len(found.paired) + len(found.refused) + len(found.there)} overflights"
-    )
+    listing = _listing(found, areas, out, write=not dry_run)
+    there = f"; {len(found.there)} more are there already" if found.there else ""
     if dry_run:
         _show(found)
-        return f"{counts}; nothing was written"
-    if not found.paired and existing.empty:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in found.refused[:5])
-        raise DataError(f"{counts}: {reasons or 'no image in that time; is the area right?'}")
-    refused = _write(found, existing, out)
-    masks = (
-        " set cloudmask.method: scl, product_level: l2a;"
-        if any("cloud" in one.scene.roles for one in found.paired)
-        else ""
-    )
-    return f"{counts} ({refused});{masks} pin with `dvc add {out.parent}`"
+        return f"{listing.words()}{there}\n  nothing written, as asked"
+    if not found.paired and len(existing):
+        write_refused(listing, out.with_suffix(".refused.csv"))
+        return f"{listing.words()}{there}\n  {out}: nothing new"
+    said = write_listing(listing, out, append=append, dry_run=False)
+    if any("cloud" in one.scene.roles for one in found.paired):
+        said += "\n  their masks are scene classifications: cloudmask.method: scl, product_level: l2a in params.yaml"
+    return said + there
 
 
 def _areas(aoi: Path | None, bbox: str | None, region: str) -> list[Area]:
@@ -124,17 +119,15 @@ def _known_orbits(rows: pd.DataFrame, folder: Path) -> Mapping[str, Sequence[str
     return orbits
 
 
-def _write(found: Found, existing: pd.DataFrame, out: Path) -> str:
-    """Write documents, the list of what was refused and, last, the catalogue; return where that list is."""
-    rows = [one.row(write_document(one.scene, out.parent / DOCUMENTS)) for one in found.paired]
-    refused = out.with_suffix(".refused.csv")
-    with write_aside(refused) as aside:
-        reasons = pd.DataFrame(list(found.refused), columns=["scene_id", "reason"])
-        reasons.sort_values("scene_id").to_csv(aside, index=False, lineterminator="\n")
-    if rows:
-        added = pd.DataFrame(rows, columns=[*COLUMNS])
-        write_catalog(pd.concat([existing, added]).fillna("") if len(existing) else added, out)
-    return str(refused)
+def _listing(found: Found, areas: Sequence[Area], out: Path, *, write: bool) -> Listing:
+    """Return what goes into the catalogue; the documents that its rows point into are written first, if at all."""
+    documents = out.parent / DOCUMENTS
+    uris = [write_document(one.scene, documents) if write else {} for one in found.paired]
+    return Listing(
+        where=Path(", ".join(area.name for area in areas)),
+        rows=tuple(one.row(files) for one, files in zip(found.paired, uris, strict=True)),
+        refused=tuple(Refusal(scene_id=name, file="", reason=reason) for name, reason in found.refused),
+    )
 
 
 @contextmanager
@@ -151,10 +144,10 @@ def _progress() -> Iterator[Tell]:
 
 
 def _show(found: Found) -> None:
-    pairs = Table("scene", "cloud", "SAR", "days", "orbit", "clear reference", title="pairs")
+    pairs = Table(_id("scene"), "cloud", "SAR", "days", "orbit", "clear reference", title="pairs")
     for one in found.paired[:_NUM_SHOWN]:
         pairs.add_row(*_cells(one))
-    refused = Table("overflight", "reason", title="left out")
+    refused = Table(_id("overflight"), "reason", title="left out")
     for name, reason in found.refused[:_NUM_SHOWN]:
         refused.add_row(name, reason)
     console = Console()
@@ -162,6 +155,10 @@ def _show(found: Found) -> None:
         if count:
             table.caption = f"{count - _NUM_SHOWN} more" if count > _NUM_SHOWN else None
             console.print(table)
+
+
+def _id(title: str) -> Column:
+    return Column(title, no_wrap=True, overflow="fold")
 
 
 def _cells(one: Paired) -> Sequence[str]:

@@ -25,6 +25,8 @@ class _Part(BaseModel):
 class BandSource(_Part):
     """One band of an item."""
 
+    name: str
+    "Band name of :mod:`cgm2net.sensors`, or ``SCL``."
     href: str
     "Address as the item gives it, unsigned."
     offset_dn: float = 0.0
@@ -49,8 +51,8 @@ class ItemSource(_Part):
     "Share of the whole item, as the item says."
     footprint: dict[str, object]
     "GeoJSON geometry, degrees."
-    bands: dict[str, BandSource]
-    "By band name, in the order of the file to be made."
+    bands: tuple[BandSource, ...]
+    "In the order of the file to be made."
 
 
 class RoleSource(_Part):
@@ -63,6 +65,11 @@ class RoleSource(_Part):
     "Of the area that is measured; None for SAR, and where the items have no scene classification."
     items: tuple[ItemSource, ...]
     "Of one overflight; where they overlap, the first that measured a pixel gives it."
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Return the names of the bands that every item has, in the order of the file."""
+        return tuple(band.name for band in self.items[0].bands)
 
 
 class GridSource(_Part):

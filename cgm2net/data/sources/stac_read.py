@@ -7,6 +7,7 @@ nodata NaN; a cloud file is the scene classification, 0 where there is no data. 
 import logging
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ import rasterio
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 from rasterio._err import CPLE_BaseError  # what warping raises of GDAL's errors; rasterio exports no other name
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from cgm2net import sensors
 from cgm2net.data.sources import stac_sign
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
 
 _BLOCK_PX = 2048  # a file's own blocks are often 1024 px: smaller windows would fetch each of them several times
 _NUM_READERS = 8
+_PATIENCE_SECONDS = 60.0
 _GDAL = MappingProxyType({
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": "5", "GDAL_HTTP_RETRY_DELAY": "1",
     "GDAL_HTTP_CONNECTTIMEOUT": "20", "GDAL_HTTP_TIMEOUT": "120", "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/",  # else it would remember for good that a server was once busy
 })  # fmt: skip
 
 
@@ -78,7 +81,7 @@ def write(role: str, source: RoleSource, grid: GeoBox, target: Path, *, kept_dir
         FetchError: at a fault of the network, after GDAL's own tries.
     """
     stored = _ROLES[role]
-    bands = tuple(source.items[0].bands)
+    bands = source.band_names
     kept_dir.mkdir(parents=True, exist_ok=True)
     with (
         write_aside(target) as aside,
@@ -103,7 +106,7 @@ def _kept_block(role: str, source: RoleSource, grid: GeoBox, kept: Path) -> np.n
 def read(role: str, source: RoleSource, grid: GeoBox) -> np.ndarray:
     """Return a role's pixels on a grid (C, H, W), as its file would hold them; it must fit into memory."""
     stored = _ROLES[role]
-    bands = tuple(source.items[0].bands)
+    bands = source.band_names
     made = np.full((len(bands), *grid.shape), stored.fill, stored.dtype)
     missing = np.ones(tuple(grid.shape), bool)
     for values, measured in _layers(role, source, grid, bands):
@@ -123,7 +126,7 @@ def _layers(
         return
     loaded = _load(items, stac_sign.signer(source.sign), grid, _ROLES[role], bands)
     for number, item in enumerate(items):
-        yield decode(np.stack([loaded[band].values[number] for band in bands]), item, bands)
+        yield decode(np.stack([loaded[band].values[number] for band in bands]), item)
 
 
 def _load(
@@ -134,7 +137,9 @@ def _load(
     # It logs the address of what it could not read, which a signed one makes a secret.
     logging.getLogger("odc.loader").setLevel(logging.CRITICAL)
     try:
-        with rasterio.Env(**_GDAL):
+        with warnings.catch_warnings(), rasterio.Env(**_GDAL):
+            # rasterio's own arrays have no georeference; that it silences this is undone by another thread now and then
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
             return stac.load(
                 [_as_item(item, sign) for item in items], bands=list(bands), geobox=grid, groupby="id",
                 preserve_original_order=True, dtype=stored.dtype, nodata=stored.read_nodata,
@@ -142,7 +147,7 @@ def _load(
             )  # fmt: skip
     except (RasterioError, CPLE_BaseError) as error:
         for item in items:
-            for band in item.bands.values():
+            for band in item.bands:
                 _require_there(band.href, sign)
         said = re.sub(r"\?\S*", "?…", str(error.__cause__ or error))
         raise FetchError(f"item {' or '.join(item.id for item in items)}: cannot be read: {said}") from None
@@ -154,8 +159,8 @@ def _as_item(source: ItemSource, sign: stac_sign.Sign) -> "pystac.Item":
 
     bounds = list(_footprint(source).boundingbox.bbox)
     item = pystac.Item(source.id, source.footprint, bounds, datetime.fromisoformat(source.acquired), {})
-    for name, band in source.bands.items():
-        item.add_asset(name, pystac.Asset(sign(band.href), media_type=pystac.MediaType.COG, roles=["data"]))
+    for band in source.bands:
+        item.add_asset(band.name, pystac.Asset(sign(band.href), media_type=pystac.MediaType.COG, roles=["data"]))
     return item
 
 
@@ -167,25 +172,25 @@ def _footprint(item: ItemSource) -> Geometry:
     return Geometry(item.footprint, "EPSG:4326")
 
 
-def _dn(stored_CHW: np.ndarray, item: ItemSource, bands: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _dn(stored_CHW: np.ndarray, item: ItemSource) -> tuple[np.ndarray, np.ndarray]:
     # A single 0 is a measurement (dark water, its offset taken away by the API); sensors leave gaps in all bands.
     measured = (stored_CHW != sensors.OPTICAL_NODATA).any(axis=0)
-    offset = np.array([item.bands[band].offset_dn for band in bands])[:, None, None]
+    offset = np.array([band.offset_dn for band in item.bands])[:, None, None]
     return np.clip(np.rint(stored_CHW + offset), 1, np.iinfo(np.uint16).max).astype(np.uint16), measured
 
 
-def _decibel(stored_CHW: np.ndarray, item: ItemSource, bands: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _decibel(stored_CHW: np.ndarray, item: ItemSource) -> tuple[np.ndarray, np.ndarray]:
     values = stored_CHW.copy()
     measured = np.isfinite(values).all(axis=0)
-    for number, band in enumerate(bands):
-        if item.bands[band].linear:
+    for number, band in enumerate(item.bands):
+        if band.linear:
             positive = measured & (values[number] > 0)
             values[number] = 10 * np.log10(np.where(positive, values[number], 1))
             measured &= positive
     return values, measured
 
 
-def _codes(stored_CHW: np.ndarray, _item: ItemSource, _bands: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _codes(stored_CHW: np.ndarray, _item: ItemSource) -> tuple[np.ndarray, np.ndarray]:
     return stored_CHW, stored_CHW[0] != 0
 
 
@@ -201,17 +206,15 @@ def _require_there(href: str, sign: stac_sign.Sign) -> None:
         if parts.scheme in ("", "file") and not Path(unquote(parts.path)).exists():
             raise FileNotFoundError(href)
         return
-    from requests import RequestException
+    import requests
 
+    shown = href.partition("?")[0]
     try:
-        with (
-            stac_sign.polite_session() as session,
-            session.get(sign(href), headers={"Range": "bytes=0-0"}, stream=True, timeout=60) as answer,
-        ):
+        with requests.get(sign(href), headers={"Range": "bytes=0-0"}, stream=True, timeout=_PATIENCE_SECONDS) as answer:
             status = answer.status_code
-    except RequestException as error:
-        raise FetchError(f"{href}: no answer: {type(error).__name__}") from None
+    except requests.RequestException as error:
+        raise FetchError(f"{shown}: no answer: {type(error).__name__}") from None
     if status in (404, 410):
-        raise FileNotFoundError(f"{href} (HTTP {status})")
+        raise FileNotFoundError(f"{shown} (HTTP {status})")
     if status in (401, 403):
-        raise PermissionError(f"{href} (HTTP {status})")
+        raise PermissionError(f"{shown} (HTTP {status})")

@@ -1,6 +1,7 @@
 """What a scene's files are made of: the items of an overflight as a document holds them, and how clouded they are."""
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,12 +29,12 @@ def optical_source(found: Pass, service: Service, bands: Sequence[str], *, crs: 
         RasterError: if an item lacks a band.
     """
 
-    def of(item: "pystac.Item") -> dict[str, BandSource]:
+    def of(item: "pystac.Item") -> tuple[BandSource, ...]:
         assets = {name: stac_items.band_asset(item, name) for name in bands}
-        return {
-            name: BandSource(href=stac_items.href_of(asset), offset_dn=stac_items.offset_dn(item, asset))
+        return tuple(
+            BandSource(name=name, href=stac_items.href_of(asset), offset_dn=stac_items.offset_dn(item, asset))
             for name, asset in assets.items()
-        }
+        )
 
     return _source(found, service, service.optical, of, crs=crs)
 
@@ -45,13 +46,13 @@ def sar_source(found: Pass, service: Service, bands: Sequence[str], *, crs: str)
         RasterError: if an item lacks a band, or is not calibrated backscatter.
     """
 
-    def of(item: "pystac.Item") -> dict[str, BandSource]:
+    def of(item: "pystac.Item") -> tuple[BandSource, ...]:
         stac_items.require_backscatter(item)
         assets = {name: stac_items.band_asset(item, name) for name in bands}
-        return {
-            name: BandSource(href=stac_items.href_of(asset), linear=stac_items.is_linear(asset))
+        return tuple(
+            BandSource(name=name, href=stac_items.href_of(asset), linear=stac_items.is_linear(asset))
             for name, asset in assets.items()
-        }
+        )
 
     return _source(found, service, service.sar, of, crs=crs)
 
@@ -62,10 +63,10 @@ def cloud_source(found: Pass, service: Service, *, crs: str) -> RoleSource | Non
     if None in assets.values():
         return None
 
-    def of(item: "pystac.Item") -> dict[str, BandSource]:
+    def of(item: "pystac.Item") -> tuple[BandSource, ...]:
         asset = assets[item.id]
         assert asset is not None
-        return {"SCL": BandSource(href=stac_items.href_of(asset))}
+        return (BandSource(name="SCL", href=stac_items.href_of(asset)),)
 
     return _source(found, service, service.optical, of, crs=crs)
 
@@ -81,7 +82,8 @@ def cover_of(cloud: RoleSource, grid: GeoBox) -> tuple[float, float]:
         FileNotFoundError, PermissionError: if an asset is not at its address, or not given out.
         FetchError: at a fault of the network.
     """
-    coarse = grid.zoom_to(resolution=max(_LOOK_GSD_M, abs(grid.transform.a)))
+    height, width = (max(1, ceil(length * abs(grid.transform.a) / _LOOK_GSD_M)) for length in grid.shape)
+    coarse = grid.zoom_to((min(height, grid.shape[0]), min(width, grid.shape[1])))
     codes = stac_read.read("cloud", cloud, coarse)
     measured = codes[0] != 0
     if codes.max() <= 1:
@@ -108,7 +110,7 @@ def _source(
     found: Pass,
     service: Service,
     collection: str,
-    bands_of: Callable[["pystac.Item"], dict[str, BandSource]],
+    bands_of: Callable[["pystac.Item"], tuple[BandSource, ...]],
     *,
     crs: str,
 ) -> RoleSource:
@@ -118,7 +120,7 @@ def _source(
     return RoleSource(api=service.url, sign=service.sign, items=items)
 
 
-def _item_source(item: "pystac.Item", collection: str, bands: dict[str, BandSource]) -> ItemSource:
+def _item_source(item: "pystac.Item", collection: str, bands: tuple[BandSource, ...]) -> ItemSource:
     if item.geometry is None:
         raise RasterError(f"item {item.id}: has no footprint")
     stated = item.properties.get("eo:cloud_cover")
