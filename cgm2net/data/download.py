@@ -93,11 +93,12 @@ def _fetch_scene(job: SceneJob, folder: Path, *, max_attempts: int, wait_seconds
     for role, file in files.items():  # optical first: others may be laid over it
         uri, reading = split(file["uri"])
         name = f"{role}{file_suffix(uri)}"
-        stored = folder / (f"stored_{name}" if reading.given else name)
+        as_it_is = not reading.given and not name.endswith(".npy")
+        stored = folder / (name if as_it_is else f"stored_{name}")
         optical = folder / str(facts.get("optical"))
         try:
             digest = fetch(uri, stored, sha256=file["sha256"], max_attempts=max_attempts, wait_seconds=wait_seconds)
-            if reading.given:
+            if not as_it_is:
                 name = f"{role}.tif"
                 rewrite(stored, folder / name, role=role, reading=reading, optical=optical, name=uri)
                 stored.unlink()

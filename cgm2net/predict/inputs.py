@@ -100,10 +100,10 @@ def _told(row: Mapping[str, str], role: str, fetched_dir: Path, *, optical: Path
     except CatalogError as error:
         raise RasterError(str(error)) from error
     file = _local({**row, role: uri}, role, fetched_dir)
-    if role != "cloud" and set(reading.given) <= _OF_BANDS:
+    if file.suffix.lower() != ".npy" and set(reading.given) <= (set() if role == "cloud" else _OF_BANDS):
         return file, reading
-    if not reading.given:
-        return file, reading
+    if not file.is_file():
+        raise RasterError(f"{role} is not at {uri}")
     known = [join(identity(str(file)), reading), identity(str(optical)) if reading.grid else ""]
     target = fetched_dir / sha256_json(known) / f"{role}.tif"
     if not target.is_file():

@@ -31,7 +31,7 @@ class Plan:
     """What the server does, and what it was asked."""
 
     ranges: str = "served"
-    "`served`, `ignored` (whole files with 200) or `denied` (ignored, and said so)."
+    "`served`, `ignored` (whole files with 200), `denied` (ignored, and said so) or `early` (from one byte before)."
     length: bool = True
     "Whether answers say how long they are."
     fail_with: list[int] = field(default_factory=list)
@@ -48,6 +48,8 @@ class Plan:
     asked: list[tuple[int, int]] = field(default_factory=list)
     "First byte and number of bytes of every body begun."
     on_disk: list[int] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
+    "`If-Range` of every request, or nothing."
     url: str = ""
 
 
@@ -80,9 +82,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/moved"):
             return self.bare(302, location=f"/a.tif?signature={os.urandom(4).hex()}")
         start, stop = 0, len(plan.content)
-        if plan.ranges == "served" and "Range" in self.headers:
+        plan.conditions.append(self.headers.get("If-Range", ""))
+        if plan.ranges in ("served", "early") and "Range" in self.headers:
             first, last = self.headers["Range"].removeprefix("bytes=").split("-")
             start, stop = int(first), min(int(last) + 1, stop) if last else stop
+            start -= plan.ranges == "early"
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(plan.content)}")
         else:

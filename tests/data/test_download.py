@@ -193,13 +193,14 @@ def test_other_words_make_another_file(workspace: Path) -> None:
 def test_words_that_do_not_fit_the_file_refuse_the_scene(workspace: Path) -> None:
     scenes = [
         row("a"), told_row("b", optical="b/s2.tif#bands=B02"), told_row("c", cloud="c/none.npy#grid=optical"),
-        told_row("d", optical="d/optical.tif#bands=B02,B03"),
+        told_row("d", optical="d/optical.tif#bands=B02,B03"), told_row("e", cloud="e/m.npy"),
     ]  # fmt: skip
-    assert run(*scenes).refused == 3
+    assert run(*scenes).refused == 4
     reasons = read_scenes(OUT / "scenes.csv").set_index("scene_id")["reason"]
     here = Path("data").resolve()
     assert reasons["b"].startswith(f"optical {here}/b/s2.tif: has 2 bands, 1 names were given: B02")
     assert reasons["c"] == f"cloud is not at {here}/c/none.npy"
+    assert reasons["e"].startswith(f"cloud {here}/e/m.npy: does not say where on Earth it lies; add grid=optical")
     assert reasons["d"].startswith(f"optical {here}/d/optical.tif: cannot be read as a raster")
 
 

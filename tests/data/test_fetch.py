@@ -88,6 +88,26 @@ def test_a_transfer_that_breaks_goes_on_where_it_stopped(server: Plan) -> None:
     assert 0 == server.on_disk[0] < server.on_disk[1] < server.on_disk[2]
 
 
+def test_a_range_that_begins_elsewhere_is_not_sewn_on(server: Plan) -> None:
+    server.cut = 1
+    with pytest.raises(FetchError, match="not fetched in 1 tries"):
+        get(f"{server.url}/a.tif")
+    kept, server.ranges = on_disk(), "early"
+    with pytest.raises(FetchError, match=rf"asked for bytes from {kept} on, got them from {kept - 1} on"):
+        get(f"{server.url}/a.tif")
+    server.ranges = "served"
+    assert get(f"{server.url}/a.tif") == SHA256
+
+
+def test_a_range_is_asked_for_of_the_version_that_was_begun(server: Plan) -> None:
+    server.cut, server.etag = 1, '"v1"'
+    assert get(f"{server.url}/a.tif", max_attempts=2) == SHA256
+    assert [condition for condition in server.conditions if condition] == ['"v1"']
+    server.cut, server.etag = 1, 'W/"v2"'  # weak: no promise about bytes
+    assert get(f"{server.url}/a.tif", max_attempts=2) == SHA256
+    assert [condition for condition in server.conditions if condition] == ['"v1"']
+
+
 def test_only_what_is_missing_is_asked_for(server: Plan) -> None:
     uri = f"{server.url}/a.tif"
     store = module._open_store(uri)

@@ -105,10 +105,13 @@ def test_a_mask_without_a_grid_is_written_anew_once(tmp_path):
         ("s.tif#band=VV", "unknown instruction 'band'"),
         ("s.tif#codes=1:0", "codes is no instruction for sar"),
         ("optical.tif#grid=optical&bands=VV", "has 6 bands, 1 names were given"),
+        ("s.npy", r"sar is not at .*s\.npy"),
+        ("optical.npy", "cannot be read as a NumPy array"),
     ],
 )
 def test_instructions_that_do_not_fit_refuse_the_scene(tmp_path, sar, said):
     synthetic.write(synthetic.uri("optical", SPEC), tmp_path / "optical.tif")
+    (tmp_path / "optical.npy").touch()
     row = {"scene_id": "a", "optical": f"{tmp_path}/optical.tif", "sar": f"{tmp_path}/{sar}"}
     with pytest.raises(RasterError, match=said):
         row_as_inputs(row, fetched_dir=tmp_path / "fetched")

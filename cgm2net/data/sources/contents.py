@@ -66,7 +66,8 @@ def look_at(path: Path, *, num_classes: int) -> Content:
     finite = pixels_CHW[np.isfinite(pixels_CHW)]
     kinds = _kinds(pixels_CHW, finite, num_classes)
     low, high = (finite.min(), finite.max()) if finite.size else (np.nan, np.nan)
-    plain = f"{len(pixels_CHW)} band{'s'[: len(pixels_CHW) - 1]} of {pixels_CHW.dtype}, values {low:g} to {high:g}"
+    count = "1 band" if len(pixels_CHW) == 1 else f"{len(pixels_CHW)} bands"
+    plain = f"{count} of {pixels_CHW.dtype}, values {low:g} to {high:g}"
     digest = hashlib.sha256(f"{pixels_CHW.shape} {pixels_CHW.dtype}".encode() + pixels_CHW.tobytes()).hexdigest()
     return Content(
         kinds=kinds, words=" or ".join(KINDS[kind] for kind in kinds) or plain, digest=digest,

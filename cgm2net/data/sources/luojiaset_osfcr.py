@@ -84,10 +84,7 @@ def list_luojiaset_osfcr(path: Path, *, split: str, offset: Offset) -> Listing:
     Raises:
         DataError: if no bin is there.
     """
-    root = path / "LuojiaSET-OSFCR" if (path / "LuojiaSET-OSFCR").is_dir() else path
-    bins = [(cover, sub) for sub in folders_in(root) if (cover := _cover(sub.name))]
-    if not bins:
-        raise DataError(f"{path}: has no folder such as 0-20%; name the folder that holds the bins of cloud cover")
+    root, bins = _bins(path)
     scenes, refused = _scenes(bins, root)
     rows: dict[Key, dict[str, str]] = {}
     with progress_bar() as progress, ThreadPoolExecutor(_NUM_READERS) as pool:
@@ -102,6 +99,14 @@ def list_luojiaset_osfcr(path: Path, *, split: str, offset: Offset) -> Listing:
     said = _random_split(rows) if split == "random" else {}
     listed = [{**row, **({"split": said[key]} if said else {})} for key, row in sorted(rows.items())]
     return Listing(where=path, rows=tuple(listed), refused=tuple(refused))
+
+
+def _bins(path: Path) -> tuple[Path, list[tuple[str, Path]]]:
+    """Return the folder that holds the bins, this one or one right below, and the bins with their cover."""
+    for root in (path, *folders_in(path)):
+        if bins := [(cover, sub) for sub in folders_in(root) if (cover := _cover(sub.name))]:
+            return root, bins
+    raise DataError(f"{path}: has no folder such as 0-20%; name the folder that holds the bins of cloud cover")
 
 
 def _cover(folder: str) -> str:

@@ -41,17 +41,14 @@ def list_m3m_cr(path: Path, *, split: str) -> Listing:
     """List a copy of the data set.
 
     Args:
-        path: folder that holds ``train`` and ``test``.
+        path: folder that holds ``train`` and ``test``, or the one above; or a folder such as ``train`` itself.
         split: ``given`` takes the folders and, where there are any, the lists (CSV, ``train``, ``val`` or ``test`` in
             their name); ``region`` says no split, so that the pipeline splits by region.
 
     Raises:
         DataError: if none of the folders is there.
     """
-    root = path / "M3M-CR" if (path / "M3M-CR").is_dir() else path
-    folders = {sub.name.lower(): sub for sub in folders_in(root) if sub.name.lower() in FOLDERS}
-    if not folders:
-        raise DataError(f"{path}: has none of the folders train and test; name the folder that holds them")
+    root, folders = _folders(path)
     scenes, refused = _scenes(folders, root)
     splits, unlisted = read_lists(root, folders, scenes) if split == "given" else (dict.fromkeys(scenes, ""), [])
     refused += unlisted
@@ -68,6 +65,17 @@ def list_m3m_cr(path: Path, *, split: str) -> Listing:
             else:
                 rows.append(_row(key, scenes, split=splits[key], region=regions[key.season, key.aoi]))
     return Listing(where=path, rows=tuple(rows), refused=tuple(refused))
+
+
+def _folders(path: Path) -> tuple[Path, dict[str, Path]]:
+    """Return the data set's folder and those of its splits by name."""
+    for root in (path, *folders_in(path)):
+        if folders := {sub.name.lower(): sub for sub in folders_in(root) if sub.name.lower() in FOLDERS}:
+            return root, folders
+    name = path.name.lower() if path.name.lower() in FOLDERS else "train"
+    if any(parse(file.name, folder=name) for file in files_below(path)):
+        return path, {name: path}
+    raise DataError(f"{path}: has none of the folders train and test; name the folder that holds them")
 
 
 def _scenes(folders: Mapping[str, Path], root: Path) -> tuple[dict[Key, dict[str, Path]], list[Refusal]]:

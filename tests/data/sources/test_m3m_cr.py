@@ -59,6 +59,14 @@ def test_the_folder_above_serves_too_and_names_come_in_any_case(copy: Path) -> N
     assert rows().loc["winter_7_p_3", "sar"].endswith("s1_winter_7_p_3.TIF#bands=VV,VH")
 
 
+def test_one_folder_alone_serves_too(copy: Path, workspace: Path) -> None:
+    assert run("catalog", "m3m_cr", copy / "test").exit_code == 0
+    assert rows()["split"].to_dict() == {"spring_40_p_2": "test"}
+    (copy / "train").rename(workspace / "mine")
+    assert run("catalog", "m3m_cr", workspace / "mine").exit_code == 0
+    assert set(rows()["split"]) == {"train"}
+
+
 def test_values_are_those_of_the_files(copy: Path) -> None:
     write_params(
         validate__required_optical_bands=BANDS, coregister__optical_bands=BANDS, validate__min_accepted=4
