@@ -41,6 +41,7 @@ _PATIENCE_SECONDS = 60.0
 _GDAL = MappingProxyType({
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": "5", "GDAL_HTTP_RETRY_DELAY": "1",
     "GDAL_HTTP_CONNECTTIMEOUT": "20", "GDAL_HTTP_TIMEOUT": "120", "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_CACHEMAX": 64 << 20,
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/",  # else it would remember for good that a server was once busy
 })  # fmt: skip
 
@@ -175,8 +176,8 @@ def _footprint(item: ItemSource) -> Geometry:
 def _dn(stored_CHW: np.ndarray, item: ItemSource) -> tuple[np.ndarray, np.ndarray]:
     # A single 0 is a measurement (dark water, its offset taken away by the API); sensors leave gaps in all bands.
     measured = (stored_CHW != sensors.OPTICAL_NODATA).any(axis=0)
-    offset = np.array([band.offset_dn for band in item.bands])[:, None, None]
-    return np.clip(np.rint(stored_CHW + offset), 1, np.iinfo(np.uint16).max).astype(np.uint16), measured
+    offset = np.array([round(band.offset_dn) for band in item.bands], np.int32)[:, None, None]
+    return np.clip(stored_CHW + offset, 1, np.iinfo(np.uint16).max).astype(np.uint16), measured
 
 
 def _decibel(stored_CHW: np.ndarray, item: ItemSource) -> tuple[np.ndarray, np.ndarray]:

@@ -36,6 +36,7 @@ from stac_world import (
 from cgm2net.__main__ import main
 from cgm2net.catalog import read_scenes
 from cgm2net.data.sources import stac_read
+from cgm2net.predict.inputs import from_catalog, row_as_inputs
 
 ROOT = Path(__file__).parents[3]
 CATALOG = Path("data/catalog.csv")
@@ -287,6 +288,36 @@ def test_a_document_that_was_changed_refuses_its_scene(world: World) -> None:
     result = run("download")
     assert result.exit_code == 1
     assert f"{FIRST}.json: not a scene's STAC document" in result.output
+
+
+def test_optics_and_sar_come_from_two_apis(world: World, tmp_path: Path) -> None:
+    """Optics as Earth Search has them: named by colour, the offset taken away, of the new collection not."""
+    keys = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir", "B11": "swir16", "B12": "swir22"}
+    root, url = world.traffic.root, world.traffic.url
+    applied = {"earthsearch:boa_offset_applied": True}
+    items = [
+        sentinel2(root, url, "2024-06-03", offset=0, keys=keys, **applied),
+        sentinel2(root, url, "2024-06-08", keys=keys),
+    ]
+    with stac_api(tmp_path, items, LICENSES) as api:
+        result = search(World(api, world.traffic), "--sar-api", world.api)
+    assert result.exit_code == 0, result.output
+    assert roles("lake-20240603T1030")["sar"] == "2024-06-02"
+    made = document("lake-20240603T1030")["roles"]
+    assert (made["optical"]["api"], made["sar"]["api"]) == (api, world.api)
+    run("download")
+    for day in ("03", "08"):
+        with rasterio.open(f"artifacts/download/lake-202406{day}T1030/optical.tif") as file:
+            np.testing.assert_array_equal(file.read(1), optical_dn(f"2024-06-{day}")["B02"][IN_AREA])
+
+
+def test_scenes_can_be_predicted_from_the_catalogue(world: World) -> None:
+    search(world)
+    (first, *_) = from_catalog(CATALOG)
+    inputs = row_as_inputs(first, fetched_dir=Path("fetched"))
+    with rasterio.open(inputs.optical[0].path) as file:
+        np.testing.assert_array_equal(file.read(1), optical_dn("2024-06-01")["B02"][IN_AREA])
+    assert inputs.cloud is not None
 
 
 @pytest.mark.parametrize(
