@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cgm2net
+from cgm2net.data.cloud_methods import METHODS, version_of
 from cgm2net.data.shift import Shift
 from cgm2net.files import folder_hash, sha256_file, sha256_json
 from cgm2net.predict.model import LoadedModel
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from cgm2net.predict.run import PredictSettings
 
 TAG_PREFIX = "CGM2NET_"
-_RESULT_FREE = {"batch_size", "cluster", "num_threads", "num_workers"}  # what no result depends on
+_RESULT_FREE = {"batch_size", "cluster", "compare_with", "min_agreement", "num_threads", "num_workers"}
+"""Settings that no result depends on."""
 
 
 def key_of(inputs: SceneInputs, model: LoadedModel, settings: "PredictSettings") -> str:
     """Return one hash of everything that a scene's products depend on: equal keys, equal products."""
     parts = [folder_hash(Path(cgm2net.__file__).parent), model.sha256, parameters_of(settings), inputs_of(inputs)]
+    if settings.cloudmask.method in METHODS:  # its package may have another version by now
+        parts.append(version_of(settings.cloudmask.method))
     return sha256_json([*parts, [asdict(band) | {"path": ""} for band in (*inputs.optical, *inputs.sar)]])
 
 
