@@ -47,6 +47,7 @@ def from_file(path: Path, out: Path) -> None:
 
 
 _day = click.DateTime(["%Y-%m-%d"])
+_share = click.FloatRange(0, 1)
 
 
 _path = click.argument("path", type=click.Path(path_type=Path))
@@ -147,15 +148,31 @@ def folder(path: Path, region_pattern: str | None, license_name: str, **options:
 @click.option("--sign", envvar="CGM2NET_STAC_SIGN", help="none, planetary-computer or MODULE:FUNCTION; see README.")
 @click.option("--sar-sign", help="The same for --sar-api.")
 @click.option("--bands", default="B02,B03,B04,B08,B11,B12", show_default=True, help="Of the optical files.")
-@click.option("--gsd-m", default=10.0, show_default=True, help="Pixel size.")
-@click.option("--max-cloud", default=0.9, show_default=True, help="Share of a scene that may be hidden.")
-@click.option("--min-covered", default=0.9, show_default=True, help="Share of a scene that must be measured.")
-@click.option("--max-days", default=3.0, show_default=True, help="Between optics and SAR.")
+@click.option("--gsd-m", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Pixel size.")
+@click.option("--max-cloud", type=_share, default=0.9, show_default=True, help="Share of a scene that may be hidden.")
+@click.option(
+    "--min-covered", type=_share, default=0.9, show_default=True, help="Share of a scene that must be measured."
+)
+@click.option("--max-days", type=click.FloatRange(0), default=3.0, show_default=True, help="Between optics and SAR.")
 @click.option("--same-orbit", is_flag=True, help="Prefer SAR of one relative orbit within an area.")
-@click.option("--clear-below", default=0.05, show_default=True, help="Share of a clear reference that may be hidden.")
-@click.option("--reference-days", default=30.0, show_default=True, help="To the clear reference; 0: none.")
+@click.option(
+    "--clear-below", type=_share, default=0.05, show_default=True, help="Share of a clear reference that may be hidden."
+)
+@click.option(
+    "--reference-days",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="To the clear reference; 0: none.",
+)
 @click.option("--require-reference", is_flag=True, help="Refuse scenes without one.")
-@click.option("--max-per-second", default=4.0, show_default=True, help="Requests to an API.")
+@click.option(
+    "--max-per-second",
+    type=click.FloatRange(0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="Requests to an API.",
+)
 @click.option("--append", is_flag=True, help="Keep the rows that are there; scenes that are there stay as they are.")
 @click.option("--dry-run", is_flag=True, help="Show the pairs and what is left out; write nothing.")
 @_out

@@ -101,7 +101,7 @@ def _named(found: Sequence[tuple[Mapping[str, Any], Geometry]], *, region: str) 
             name = f"{name}-{sum(other.startswith(name) for other in areas)}"
         if name in areas:
             raise CatalogError(f"two features are named {name}; give each a name of its own")
-        check_id(name, what="area", where="catalog stac")
+        check_id(f"{name}-20240601T1030", what="scene_id", where="catalog stac")
         check_id(region or own, what="region", where="catalog stac")
         areas[name] = Area(name=name, region=region or own, polygon=polygon)
     return list(areas.values())

@@ -124,7 +124,7 @@ def _listing(found: Found, areas: Sequence[Area], out: Path, *, write: bool) -> 
     documents = out.parent / DOCUMENTS
     uris = [write_document(one.scene, documents) if write else {} for one in found.paired]
     return Listing(
-        where=Path(", ".join(area.name for area in areas)),
+        where=Path(areas[0].name if len(areas) == 1 else f"{len(areas)} areas"),
         rows=tuple(one.row(files) for one, files in zip(found.paired, uris, strict=True)),
         refused=tuple(Refusal(scene_id=name, file="", reason=reason) for name, reason in found.refused),
     )

@@ -94,9 +94,18 @@ def cover_of(cloud: RoleSource, grid: GeoBox) -> tuple[float, float]:
 
 
 def stated_cover(found: Pass) -> float:
-    """Return the mean cloud cover that the items state of themselves, 0-1; 0 where they state none."""
-    stated = [float(item.properties.get("eo:cloud_cover") or 0) / 100 for item in found.items]
-    return float(np.mean(stated))
+    """Return the mean cloud cover that the items state of themselves, 0-1.
+
+    Raises:
+        RasterError: if one states none: nothing tells then whether it is clear.
+    """
+    shares = []
+    for item in found.items:
+        percent = item.properties.get("eo:cloud_cover")
+        if percent is None:
+            raise RasterError(f"item {item.id}: has neither a scene classification nor a cloud cover")
+        shares.append(float(percent) / 100)
+    return float(np.mean(shares))
 
 
 def crs_of(item: "pystac.Item") -> str:

@@ -336,6 +336,11 @@ def test_what_is_not_said_is_asked_for(workspace: Path, options: tuple[str, ...]
     assert said in result.output
 
 
+def test_shares_are_no_percentages(workspace: Path) -> None:
+    result = run("catalog", "stac", "--bbox", "9,48,9.1,48.1", "--last-days", "5", "--max-cloud", "80")
+    assert "80 is not in the range 0<=x<=1" in result.output.replace("80.0", "80")
+
+
 def test_nothing_found_is_told(world: World) -> None:
     result = search(world, area=("--bbox", "20,48,20.1,48.1"))
     assert result.exit_code == 1

@@ -16,8 +16,8 @@ from cgm2net.data.sources import stac_read
 from cgm2net.data.sources.stac_api import Service
 from cgm2net.data.sources.stac_documents import RoleSource
 from cgm2net.data.sources.stac_pairs import passes_of
-from cgm2net.data.sources.stac_sources import cloud_source, cover_of, optical_source, sar_source
-from cgm2net.errors import FetchError
+from cgm2net.data.sources.stac_sources import cloud_source, cover_of, optical_source, sar_source, stated_cover
+from cgm2net.errors import FetchError, RasterError
 from cgm2net.raster import read_nodata
 
 SERVICE = Service(url="http://api")
@@ -252,3 +252,14 @@ def test_an_item_beside_the_area_leaves_it_empty_without_a_request(traffic):
     made = source("optical", sentinel2(traffic.root, traffic.url, "2024-07-09"))
     assert not stac_read.read("optical", made, AREA.translate_pix(5000, 0)).any()
     assert not traffic.asked
+
+
+def test_without_a_classification_the_items_say_how_clouded_they_are(traffic):
+    item = sentinel2(traffic.root, traffic.url, "2024-07-10")
+    del item["assets"]["SCL"]
+    (found,) = passes_of([pystac.Item.from_dict(item)], AREA.geographic_extent)
+    assert cloud_source(found, SERVICE, crs="EPSG:32632") is None
+    assert stated_cover(found) == 0.5
+    del found.items[0].properties["eo:cloud_cover"]
+    with pytest.raises(RasterError, match="has neither a scene classification nor a cloud cover"):
+        stated_cover(found)
