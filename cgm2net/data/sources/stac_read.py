@@ -51,7 +51,7 @@ class _Stored(NamedTuple):
 
     dtype: str
     read_nodata: float
-    "Where an asset says nothing of its own."
+    "Of what is read, where no asset reaches or holds data; an asset's own nodata stands in its file."
     resampling: str
     nodata: float | None
     "That the file declares. A classification declares none: 0 is one of its codes."
@@ -174,8 +174,10 @@ def _footprint(item: ItemSource) -> Geometry:
 
 
 def _dn(stored_CHW: np.ndarray, item: ItemSource) -> tuple[np.ndarray, np.ndarray]:
-    # A single 0 is a measurement (dark water, its offset taken away by the API); sensors leave gaps in all bands.
-    measured = (stored_CHW != sensors.OPTICAL_NODATA).any(axis=0)
+    # With the offset in it no measurement is 0, and the edges of bands differ by a pixel. Once an API has taken it away
+    # (or where there never was one) a single 0 may be dark water, and only 0 in all bands is a gap.
+    there = stored_CHW != sensors.OPTICAL_NODATA
+    measured = there.all(axis=0) if all(band.offset_dn < 0 for band in item.bands) else there.any(axis=0)
     offset = np.array([round(band.offset_dn) for band in item.bands], np.int32)[:, None, None]
     return np.clip(stored_CHW + offset, 1, np.iinfo(np.uint16).max).astype(np.uint16), measured
 

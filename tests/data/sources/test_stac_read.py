@@ -94,6 +94,18 @@ def test_dark_ground_becomes_1_and_what_is_not_measured_0(traffic):
     assert pixels[:, 1, :11].tolist() == [[0] * 10 + [500]] * 2
 
 
+def test_a_band_alone_without_data_is_a_gap_unless_its_offset_was_taken_away(traffic):
+    dark = np.full((512, 512), 1500, np.uint16)
+    dark[100, 102] = 0
+    raw = sentinel2(traffic.root, traffic.url, "2024-06-13")
+    harmonised = sentinel2(traffic.root, traffic.url, "2024-06-14", **{"earthsearch:boa_offset_applied": True})
+    for day in ("13", "14"):
+        write_band(traffic.root / f"2024-06-{day}/B02.tif", dark, nodata=0)
+        write_band(traffic.root / f"2024-06-{day}/B08.tif", np.full_like(dark, 1500), nodata=0)
+    assert stac_read.read("optical", source("optical", raw), AREA)[:, 0, :2].tolist() == [[0, 500], [0, 500]]
+    assert stac_read.read("optical", source("optical", harmonised), AREA)[:, 0, :2].tolist() == [[1, 1500], [1500] * 2]
+
+
 def test_bands_of_20_m_are_interpolated(traffic):
     ramp = np.tile(np.arange(256, dtype=np.uint16) * 20 + 2000, (256, 1))
     item = sentinel2(traffic.root, traffic.url, "2024-06-04")
