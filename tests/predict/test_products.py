@@ -154,6 +154,16 @@ def test_the_image_opens_in_true_colour(scene: Path) -> None:
     assert {element.text for element in renderer.iter("maxValue")} == {"0.3"}  # of reflectance
 
 
+def test_planetscope_opens_in_true_colour_too(tmp_path: Path) -> None:
+    names = ("blue", "green", "red", "nir")
+    with Products(tmp_path / "s", grid=grid(64, 64), optical_bands=names, classes=CLASSES, tags=TAGS) as products:
+        products.write(Window(0, 0, 64, 64), block(64, 64))
+    with rasterio.open(tmp_path / "s/restored.tif") as file:
+        assert file.colorinterp[:3] == (ColorInterp.blue, ColorInterp.green, ColorInterp.red)
+    renderer = ElementTree.parse(tmp_path / "s/restored.qml").getroot()[0][0]
+    assert [renderer.get(f"{channel}Band") for channel in ("red", "green", "blue")] == ["3", "2", "1"]
+
+
 def test_codes_carry_colours_and_names(scene: Path) -> None:
     with rasterio.open(scene / "classes.tif") as file:
         colours = file.colormap(1)
