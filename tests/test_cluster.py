@@ -7,10 +7,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
+from click.testing import CliRunner
 
 from cgm2net import cluster as module
+from cgm2net.__main__ import main
+from cgm2net.catalog import write_catalog
 from cgm2net.compute import Facts, SceneJob, map_scenes
+from cgm2net.data.synthetic import sample_catalog
 from cgm2net.errors import SceneError, WorkerError
 
 HERE = Path(__file__).parent
@@ -106,6 +112,27 @@ def test_a_cluster_gives_what_one_process_gives_though_a_worker_is_killed(cluste
     assert Path("out/s4/copy.bin").read_bytes() == b"eeeee"
     again, hits = map_scenes(copy_scene, work, stage="copy", out_dir=Path("out"), num_workers=1)
     assert (again, hits) == (results, 4)  # one cache for both; what was refused is asked again
+
+
+def test_one_address_in_the_settings_sends_a_stage_to_the_cluster(cluster: Cluster, workspace: Path) -> None:
+    params = yaml.safe_load((HERE.parent / "params.yaml").read_text())
+    params["download"]["num_workers"] = 1
+    rows = sample_catalog(num_regions=3, scenes_per_region=1, size_px=64, seed=0)
+    for name, address in (("alone", ""), ("cluster", cluster.address)):
+        (workspace / name / "data").mkdir(parents=True)
+        os.chdir(workspace / name)
+        write_catalog(pd.DataFrame(rows), Path("data/catalog.csv"))
+        Path("params.yaml").write_text(yaml.safe_dump({**params, "cluster": address}))
+        result = CliRunner().invoke(main, ["download"], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert f"found={len(rows)}" in result.output
+    alone, together = (
+        {path.relative_to(workspace / name): path.read_bytes() for path in sorted((workspace / name).rglob("*.tif"))}
+        for name in ("alone/artifacts", "cluster/artifacts")
+    )
+    assert len(alone) > 3 * 4
+    assert {str(name) for name in alone} == {str(name) for name in together}
+    assert list(alone.values()) == list(together.values())
 
 
 def test_a_scene_that_kills_every_worker_is_named(cluster: Cluster, workspace: Path) -> None:
