@@ -80,6 +80,7 @@ class Api:
         self.url = url
         self._pace = _Pace(max_per_second)
         self._client: Any = None
+        self._licenses: dict[str, str] = {}
 
     def search(
         self, collection: str, polygon: Mapping[str, Any], *, start: datetime, end: datetime
@@ -103,8 +104,10 @@ class Api:
         Raises:
             FetchError: if the API does not answer as it should, or has no such collection.
         """
-        with self._translated():
-            return str(self._opened().get_collection(collection).license or "")
+        if collection not in self._licenses:
+            with self._translated():
+                self._licenses[collection] = str(self._opened().get_collection(collection).license or "")
+        return self._licenses[collection]
 
     def _opened(self) -> Any:
         if self._client is None:

@@ -1,18 +1,21 @@
 """What a scene's files are made of: the items of an overflight as a document holds them, and how clouded they are."""
 
+import json
 from collections.abc import Callable, Sequence
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from cgm2net.data.cloud_methods import COVER_THRESHOLD, find_cloud
+from cgm2net.data.cloud_methods import COVER_THRESHOLD, find_cloud, version_of
 from cgm2net.data.sources import stac_items, stac_read
 from cgm2net.data.sources.stac_api import Service
-from cgm2net.data.sources.stac_documents import BandSource, ItemSource, RoleSource
+from cgm2net.data.sources.stac_documents import BandSource, ItemSource, RoleSource, grid_source
 from cgm2net.data.sources.stac_pairs import Pass
 from cgm2net.errors import RasterError
+from cgm2net.files import CACHE_DIR, sha256_json, write_json
 from cgm2net.raster import Raster
 
 if TYPE_CHECKING:
@@ -71,8 +74,13 @@ def cloud_source(found: Pass, service: Service, *, crs: str) -> RoleSource | Non
     return _source(found, service, service.optical, of, crs=crs)
 
 
-def cover_of(cloud: RoleSource, grid: GeoBox) -> tuple[float, float]:
-    """Read a scene classification coarsely.
+def cover_of(cloud: RoleSource, grid: GeoBox, *, cache_dir: Path = CACHE_DIR) -> tuple[float, float]:
+    """Read a scene classification coarsely, once: what it said is kept, so that a search goes on where it stopped.
+
+    Args:
+        cloud: scene classification.
+        grid: of the scene.
+        cache_dir: of what was said.
 
     Returns:
         The share of the grid that is measured, and of it the share that cloud or shadow hides, by the rule of the
@@ -82,6 +90,16 @@ def cover_of(cloud: RoleSource, grid: GeoBox) -> tuple[float, float]:
         FileNotFoundError, PermissionError: if an asset is not at its address, or not given out.
         FetchError: at a fault of the network.
     """
+    key = sha256_json([version_of("scl"), cloud.model_dump(), grid_source(grid).model_dump()])
+    kept = cache_dir / "covers" / f"{key}.json"
+    if not kept.is_file():
+        measured, hidden = _look(cloud, grid)
+        write_json(kept, {"measured": measured, "hidden": hidden})
+    said = json.loads(kept.read_text())
+    return float(said["measured"]), float(said["hidden"])
+
+
+def _look(cloud: RoleSource, grid: GeoBox) -> tuple[float, float]:
     height, width = (max(1, ceil(length * abs(grid.transform.a) / _LOOK_GSD_M)) for length in grid.shape)
     coarse = grid.zoom_to((min(height, grid.shape[0]), min(width, grid.shape[1])))
     codes = stac_read.read("cloud", cloud, coarse)

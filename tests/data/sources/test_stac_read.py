@@ -142,7 +142,7 @@ def test_a_classification_keeps_its_codes(traffic, tmp_path):
     assert bands == ("SCL",)
     assert read_nodata(tmp_path / "c.tif") is None  # 0 is a code: no data
     np.testing.assert_array_equal(pixels[0], np.tile(np.repeat([9, 4], 40), (64, 1)).astype(np.uint8))
-    measured, hidden = cover_of(made, AREA)
+    measured, hidden = cover_of(made, AREA, cache_dir=tmp_path)
     assert measured == 1
     assert hidden == pytest.approx(0.5, abs=0.04)  # looked up at 60 m
 
