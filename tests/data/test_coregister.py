@@ -244,17 +244,24 @@ def test_coarser_labels_come_by_nearest_and_uncovered_ground_is_ignored(
 @pytest.mark.skipif("CGM2NET_REAL_DATA" not in os.environ, reason="CGM2NET_REAL_DATA names no folder of real scenes")
 def test_real_scenes_are_never_moved_wrongly() -> None:
     rng = np.random.default_rng(0)
+    limits = {**LIMITS, "window_px": CoregisterSettings().window_px}
+    errors, num_pairs = [], 0
     for row in read_catalog(Path(os.environ["CGM2NET_REAL_DATA"]) / "catalog.csv").to_dict("records"):
         clear = raster.read(Path(row["reference"]), bands=SETTINGS.optical_bands)
         sar = raster.read(Path(row["sar"]), bands=SETTINGS.sar_bands)
-        dx, dy = rng.uniform(-7, 7, 2)
-        warped = raster.warp(sar, sar.grid.translate_pix(-dx, -dy), resampling=Resampling.bilinear, fill=float("nan"))
-        shifted = replace(warped, grid=sar.grid)
-        found = measure_shift(
-            clear.pixels_CHW, shifted.pixels_CHW, usable_HW=clear.valid_HW, **{**LIMITS, "window_px": 96}
-        )
-        # These scenes have a shift of their own, about a pixel.
-        assert found.status == "unsure" or np.hypot(found.dx_px - dx, found.dy_px - dy) < 2.0, row["scene_id"]
+        own = measure_shift(clear.pixels_CHW, sar.pixels_CHW, usable_HW=clear.valid_HW, **limits)
+        # As delivered they lie about a pixel off; ECC on the same edges and phase correlation see it too.
+        assert own.status != "moved" or max(abs(own.dx_px), abs(own.dy_px)) <= 1.3, row["scene_id"]
+        for dx, dy in rng.uniform(-7, 7, (2, 2)):
+            grid = sar.grid.translate_pix(-dx, -dy)
+            warped = raster.warp(sar, grid, resampling=Resampling.bilinear, fill=float("nan"))
+            found = measure_shift(clear.pixels_CHW, warped.pixels_CHW, usable_HW=clear.valid_HW, **limits)
+            num_pairs += 1
+            if found.status != "unsure":  # counted from where the scene's SAR lay before
+                errors.append(np.hypot(found.dx_px - dx - own.dx_px, found.dy_px - dy - own.dy_px))
+                assert errors[-1] <= 1.5, row["scene_id"]
+    assert len(errors) >= 0.7 * num_pairs
+    assert np.median(errors) <= 0.5
 
 
 def test_scenes_too_small_to_be_sure_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
