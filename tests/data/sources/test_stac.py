@@ -316,6 +316,22 @@ def test_optics_and_sar_come_from_two_apis(world: World, tmp_path: Path) -> None
             np.testing.assert_array_equal(file.read(1), optical_dn(f"2024-06-{day}")["B02"][IN_AREA])
 
 
+def test_addresses_are_signed_where_they_are_read_and_nowhere_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CGM2NET_STAC_SIGN", "stac_world:signed")
+    world.traffic.queries.clear()
+    search(world)
+    assert "fetched=3, refused=0" in run("download").output
+    assert set(world.traffic.queries) == {"sig=secret"}
+    assert not any("secret" in path.read_text() for path in Path("data").rglob("*.*"))
+    monkeypatch.delenv("CGM2NET_STAC_SIGN")
+    shutil.rmtree(".cache")
+    result = run("download")
+    assert result.exit_code == 1
+    assert "to let it run, set CGM2NET_STAC_SIGN=stac_world:signed" in result.output
+
+
 def test_scenes_can_be_predicted_from_the_catalogue(world: World) -> None:
     search(world)
     (first, *_) = from_catalog(CATALOG)
