@@ -125,12 +125,13 @@ def test_archives_are_fetched_unpacked_and_not_fetched_again(server: Plan, copy:
 
 
 def test_an_interrupted_archive_goes_on_where_it_stopped(
-    server: Plan, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    server: Plan, copy: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cgm2net.data.sources import sen12ms_archives
 
     monkeypatch.setattr(sen12ms_archives, "_MAX_ATTEMPTS", 1)
-    server.cut = 1
+    (copy / "ROIs1158_spring_s1/noise").write_bytes(np.random.default_rng(0).bytes(1 << 20))
+    server.content, server.cut = packed(copy, "ROIs1158_spring_s1"), 1
     assert "what arrived is kept, run again to go on" in fetch(server, workspace / "own")
     assert "fetched ROIs1158_spring_s1.tar.gz" in fetch(server, workspace / "own")
     assert server.asked[1][0] > 0
