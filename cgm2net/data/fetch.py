@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -169,40 +169,62 @@ def _read_items(uri: str, target: Path, *, partial_dir: Path) -> None:
 def _append(
     filesystem: AbstractFileSystem, path: str, partial: Path, known: dict[str, Any], *, have: int, on_progress: Progress
 ) -> None:
-    source, begin = _open_at(filesystem, path, known, have=have)
-    with source, partial.open("ab" if begin else "wb") as sink:
-        while block := source.read(_BLOCK_BYTES):
-            sink.write(block)
-            sink.flush()  # a killed process loses what it holds, not what the system has taken
-            begin += len(block)
-            on_progress(begin, known["size"])
-
-
-def _open_at(filesystem: AbstractFileSystem, path: str, known: dict[str, Any], *, have: int) -> tuple[Any, int]:
-    """Open a file at a byte; return it and where it really begins: 0 where an HTTP server gives no ranges.
-
-    HTTP is one stream from there on, of which nothing is read ahead; a store is asked for block after block.
-    """
+    """Add what comes after the first bytes that are there: over HTTP one stream, from a store block after block."""
+    from fsspec.asyn import sync
     from fsspec.implementations.http import HTTPFileSystem
 
-    if not isinstance(filesystem, HTTPFileSystem):
-        source = filesystem.open(path, "rb", block_size=_BLOCK_BYTES, cache_type="none")
+    if isinstance(filesystem, HTTPFileSystem):
+        sync(filesystem.loop, _stream, filesystem, path, partial, known, have=have, on_progress=on_progress)
+        return
+    with (
+        filesystem.open(path, "rb", block_size=_BLOCK_BYTES, cache_type="none") as source,  # nothing is read ahead
+        partial.open("ab" if have else "wb") as sink,
+    ):
         source.seek(have)
-        return source, have
+        while block := source.read(_BLOCK_BYTES):
+            have += _written(block, sink)
+            on_progress(have, known["size"])
+
+
+async def _stream(
+    filesystem: Any, path: str, partial: Path, known: dict[str, Any], *, have: int, on_progress: Progress
+) -> None:
+    # One coroutine from the request to the disk: read in steps from outside, what had arrived was lost when a
+    # connection broke.
+    session = await filesystem.set_session()
+    url, headers = filesystem.encode_url(path), _headers(known, have=have)
+    async with session.get(url, headers=headers, timeout=_patience()) as answer:
+        answer.raise_for_status()
+        arrived = _begin(answer, have=have)
+        with partial.open("ab" if arrived else "wb") as sink:
+            async for block in answer.content.iter_any():
+                arrived += _written(block, sink)
+                on_progress(arrived, known["size"])
+
+
+def _written(block: bytes, sink: BinaryIO) -> int:
+    sink.write(block)
+    sink.flush()  # a killed process loses what it holds, not what the system has taken
+    return len(block)
+
+
+def _headers(known: dict[str, Any], *, have: int) -> dict[str, str]:
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
         if known.get("ETag", "W/").startswith('"'):  # else a file changed meanwhile would be sewn to its older self
             headers["If-Range"] = known["ETag"]
-    size = known["size"] or 1  # 0 and None would make fsspec ask for it again
-    source = filesystem.open(path, "rb", block_size=0, size=size, headers=headers, timeout=_patience())
-    if source.r.status != HTTPStatus.PARTIAL_CONTENT:
-        return source, 0
-    begin = int(source.r.headers["Content-Range"].removeprefix("bytes ").partition("-")[0])
+    return headers
+
+
+def _begin(answer: Any, *, have: int) -> int:
+    """Return the byte at which an answer begins: 0 where the server gives no ranges."""
+    if answer.status != HTTPStatus.PARTIAL_CONTENT:
+        return 0
+    begin = int(answer.headers["Content-Range"].removeprefix("bytes ").partition("-")[0])
     if begin != have:
-        source.close()
         raise FetchError(f"asked for bytes from {have} on, got them from {begin} on")
-    return source, begin
+    return begin
 
 
 def _patience() -> Any:
