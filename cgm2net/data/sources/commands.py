@@ -57,7 +57,10 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Say what would be writt
 
 @catalog.command("m3m_cr")
 @_path
-@click.option("--split", type=click.Choice(["given", "region"]), default="given", show_default=True)
+@click.option(
+    "--split", type=click.Choice(["given", "region"]), default="given", show_default=True,
+    help="given: as folders and lists say; region: none, the pipeline makes its own.",
+)  # fmt: skip
 @_append
 @_dry_run
 @_out
@@ -70,8 +73,14 @@ def m3m_cr(path: Path, split: str, **how: Any) -> None:
 
 @catalog.command("luojiaset_osfcr")
 @_path
-@click.option("--split", type=click.Choice(["region", "random"]), default="region", show_default=True)
-@click.option("--offset", type=click.Choice(["auto", "0", "-1000"]), default="auto", show_default=True)
+@click.option(
+    "--split", type=click.Choice(["region", "random"]), default="region", show_default=True,
+    help="region: none, the pipeline makes its own; random: see above.",
+)  # fmt: skip
+@click.option(
+    "--offset", type=click.Choice(["auto", "0", "-1000"]), default="auto", show_default=True,
+    help="Added to every DN of Sentinel-2; auto finds +1000 in each file by B10.",
+)  # fmt: skip
 @_append
 @_dry_run
 @_out
@@ -87,7 +96,10 @@ def luojiaset_osfcr(path: Path, split: str, offset: Any, **how: Any) -> None:
 
 @catalog.command("sen12ms_cr")
 @_path
-@click.option("--split", type=click.Choice(["published", "region"]), default="published", show_default=True)
+@click.option(
+    "--split", type=click.Choice(["published", "region"]), default="published", show_default=True,
+    help="published: the authors', by region; region: none, the pipeline makes its own.",
+)  # fmt: skip
 @click.option("--download", is_flag=True, help="First fetch and unpack the archives into PATH; some 240 GB in all.")
 @click.option("--season", "seasons", type=click.Choice(["spring", "summer", "fall", "winter"]), multiple=True)
 @click.option("--modality", "modalities", type=click.Choice(["s1", "s2", "s2_cloudy"]), multiple=True)

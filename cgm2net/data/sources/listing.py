@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cgm2net.catalog import COLUMNS, FILE_ROLES, SPLITS, with_checked_splits, write_catalog
+from cgm2net.catalog import COLUMNS, FILE_ROLES, SPLITS, read_catalog, with_checked_splits, write_catalog
 from cgm2net.errors import DataError
 from cgm2net.files import write_aside
 
@@ -82,7 +82,7 @@ def write_listing(listing: Listing, out: Path, *, append: bool, dry_run: bool) -
 
     Raises:
         DataError: if no scene is accepted; the refusals are written all the same.
-        CatalogError: if some scenes of the catalogue would have a split and others none.
+        CatalogError: if some scenes of the catalogue would have a split and others none, or it is no catalogue.
     """
     if dry_run:
         return f"{listing.words()}\n  nothing written, as asked"
@@ -106,6 +106,7 @@ def _table(listing: Listing, out: Path) -> pd.DataFrame:
 def _with_others(table: pd.DataFrame, out: Path) -> pd.DataFrame:
     if not out.is_file():
         return table
+    read_catalog(out)  # refuses what is no catalogue; the rows are taken as they stand, paths relative
     there = pd.read_csv(out, dtype=str, keep_default_na=False)
     others = there[~there["scene_id"].isin(table["scene_id"])]
     return pd.concat([others, table], ignore_index=True).fillna("")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cgm2net.catalog import check_id
 from cgm2net.data.sources.listing import Listing, Refusal, safe_id, write_listing
-from cgm2net.errors import DataError
+from cgm2net.errors import CatalogError, DataError
 
 
 def row(scene_id: str, region: str = "r", **values: str) -> dict[str, str]:
@@ -54,6 +54,23 @@ def test_without_a_scene_the_reasons_are_written_all_the_same(tmp_path: Path) ->
         write_listing(listing, out, append=False, dry_run=False)
     assert pd.read_csv(tmp_path / "data/catalog.refused.csv").to_numpy().tolist() == [["a", "f", "no SAR"]]
     assert not out.exists()
+
+
+def test_rows_are_put_to_a_catalogue_only(tmp_path: Path) -> None:
+    out = tmp_path / "catalog.csv"
+    out.write_text("name,colour\na,red\n")
+    listing = Listing(where=Path("p"), rows=(row("a"),), refused=())
+    with pytest.raises(CatalogError, match="lacks columns"):
+        write_listing(listing, out, append=True, dry_run=False)
+    assert out.read_text() == "name,colour\na,red\n"
+    write_listing(listing, out, append=False, dry_run=False)
+    newer = Listing(
+        where=Path("p"), rows=(row("a", "other"), row("b", optical=f"{tmp_path}/b.tif#bands=B02")), refused=()
+    )
+    write_listing(newer, out, append=True, dry_run=False)
+    table = pd.read_csv(out, keep_default_na=False).set_index("scene_id")
+    assert table["region"].to_dict() == {"a": "other", "b": "r"}
+    assert table["optical"].to_dict() == {"a": "/o.tif", "b": "b.tif#bands=B02"}
 
 
 @given(text=st.text(min_size=1, max_size=60))
