@@ -21,7 +21,7 @@ from rasterio.errors import RasterioIOError
 from cgm2net.compute import progress_bar
 from cgm2net.data.reading import Reading, join
 from cgm2net.data.sources.listing import Listing, Refusal, files_below, folders_in, safe_id
-from cgm2net.data.sources.m3m_lists import read_lists
+from cgm2net.data.sources.m3m_lists import read_lists, split_of_list
 from cgm2net.data.sources.m3m_names import FOLDERS, ROLES, Key, parse, scene_id
 from cgm2net.errors import DataError
 from cgm2net.sensors import PLANETSCOPE, SENTINEL1
@@ -85,7 +85,7 @@ def _scenes(folders: Mapping[str, Path], root: Path) -> tuple[dict[Key, dict[str
         for file in files_below(top):
             found, name = parse(file.name, folder=folder), file.relative_to(root).as_posix()
             if found is None:
-                if file.suffix.lower() != ".csv":  # lists are read apart
+                if split_of_list(file) is None:
                     refused.append(Refusal(file=name, reason="name not understood"))
             elif found[1] in scenes.setdefault(found[0], {}):
                 refused.append(Refusal(file=name, reason="a second file of one scene and role"))

@@ -10,6 +10,7 @@ from cgm2net.data.sources.listing import Refusal
 from cgm2net.data.sources.m3m_names import ROLES, Key, parse, scene_id
 
 _DEPTHS = ("*", "*/*", "*/*/*")
+_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])", re.IGNORECASE)
 
 
 def read_lists(
@@ -28,7 +29,8 @@ def read_lists(
     Returns:
         Split by scene, and the refusals: scenes that are in no list, or in one and not there; lines not understood.
     """
-    lists = {split: _lists_of(split, root) for split in SPLITS}
+    files = sorted(file for depth in _DEPTHS for file in root.glob(depth))
+    lists = {split: [file for file in files if split_of_list(file) == split] for split in SPLITS}
     splits: dict[Key, str] = {}
     refused = []
     for split in sorted(SPLITS, key=lambda name: name == "val"):  # last: what validates is not learned from
@@ -51,10 +53,10 @@ def read_lists(
     return splits, refused
 
 
-def _lists_of(split: str, root: Path) -> list[Path]:
-    word = re.compile(rf"(?<![a-z]){split}(?![a-z])", re.IGNORECASE)
-    files = (file for depth in _DEPTHS for file in root.glob(depth) if file.suffix.lower() == ".csv")
-    return sorted(file for file in files if word.search(file.stem))
+def split_of_list(file: Path) -> str | None:
+    """Return the split whose list a file is, by its name; None where it is none."""
+    word = _WORD.search(file.stem)
+    return word[0].lower() if word and file.suffix.lower() == ".csv" else None
 
 
 def _lines(file: Path, *, folder: str) -> Iterator[tuple[int, Key | None]]:

@@ -106,14 +106,14 @@ def test_what_is_missing_and_what_is_not_understood_has_a_name(copy: Path) -> No
     (copy / "train/S1_spring/S1_spring_12/S1_spring_12_p_0.tif").unlink()
     (copy / "train/cloudmask_winter/cloudmask_winter_7/cloudmask_winter_7_p_3.npy").unlink()
     (copy / "train/landcover_winter/landcover_winter_7/landcover_winter_7_p_3.tif").unlink()
-    (copy / "train/planet_cloudy_spring/notes.txt").write_text("hello")
+    (copy / "train/planet_cloudy_spring/notes.csv").write_text("hello")
     (copy / "test/planet_cloudy_sprung_1_p_2.tif").touch()
     (copy / "train/.DS_Store").touch()
     result = run("catalog", "m3m_cr", copy)
     assert "4 scenes found = 2 accepted + 2 refused; 2 files left out" in result.output
     assert refused() == [
         ("", "test/planet_cloudy_sprung_1_p_2.tif", "name not understood"),
-        ("", "train/planet_cloudy_spring/notes.txt", "name not understood"),
+        ("", "train/planet_cloudy_spring/notes.csv", "name not understood"),
         ("spring_12_p_0", "train/spring_12_p_0", "no S1"),
         ("winter_7_p_3", "train/winter_7_p_3", "no landcover and no cloudmask"),
     ]
