@@ -47,5 +47,5 @@ check: install
 # Triton is the one that a CUDA build of this torch pins.
 lock:
 	$(PYTHON) -m venv --clear .cache/lock
-	.cache/lock/bin/pip install torch==2.13.0 triton==3.7.1 setuptools wheel '.[pipelines,export,dev]'
+	.cache/lock/bin/pip install torch==2.13.0 triton==3.7.1 setuptools wheel '.[pipelines,clouds,dask,export,dev]'
 	.cache/lock/bin/pip freeze --exclude-editable --all --exclude cgm2net --exclude pip | sed 's/+cpu$$//' > requirements.lock
