@@ -178,6 +178,20 @@ def synthetic(num_scenes: int) -> Iterator[Pair]:
         yield Pair("reference to cloudy optics, synthetic", by, optical, moved_by(clear, *by), usable_HW)
 
 
+def whole_scene(size_px: int = 2048) -> Iterator[Pair]:
+    """A scene of a size that people have, for speed."""
+    spec = SceneSpec(region=50, date=date(2024, 6, 15), size_px=size_px, cover=0.4, shift=(2.4, -3.1))
+    made = render(spec)
+    sar = raster.warp(made["sar"], made["optical"].grid, resampling=Resampling.bilinear, fill=float("nan"))
+    clear = made["reference"]
+    yield Pair(f"SAR to clear reference, synthetic, {size_px} px", spec.shift, clear, sar, clear.valid_HW)
+    by = (1.7, 2.6)
+    usable_HW = clear_ground(made["optical"], made["cloud"])
+    yield Pair(
+        f"reference to cloudy optics, synthetic, {size_px} px", by, made["optical"], moved_by(clear, *by), usable_HW
+    )
+
+
 def real(folder: Path, num_shifts: int) -> Iterator[Pair]:
     rng = np.random.default_rng(0)
     rows = read_catalog(folder / "catalog.csv").to_dict("records")
@@ -232,7 +246,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     answered, tallies = methods(), {}
-    pairs = [synthetic(chosen.scenes), *([real(chosen.folder, 4)] if chosen.folder else [])]
+    pairs = [synthetic(chosen.scenes), whole_scene(), *([real(chosen.folder, 4)] if chosen.folder else [])]
     for pair in (pair for source in pairs for pair in source):
         for name, method in answered.items():
             if name == "AROSICS" and not pair.kind.startswith("reference"):

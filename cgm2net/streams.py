@@ -36,21 +36,21 @@ class RasterFile:
         """Open ``path`` for these bands, in this order; all where none are given."""
         self.path = path
         try:
-            self._file = rasterio.open(path)
+            self.dataset = rasterio.open(path)
         except RasterioIOError as error:
             raise RasterError(f"{path}: cannot be read as a raster: {error}") from error
-        names = band_names(self._file)
+        names = band_names(self.dataset)
         self.bands = tuple(bands) if bands is not None else names
         missing = [name for name in self.bands if name not in names]
-        if missing or self._file.crs is None:
-            self._file.close()
+        if missing or self.dataset.crs is None:
+            self.dataset.close()
             if missing:
                 raise RasterError(f"{path}: has bands {', '.join(names)}, lacks {', '.join(missing)}")
             raise RasterError(f"{path}: has no coordinate reference system; write one into the file")
         self.indexes = [names.index(name) + 1 for name in self.bands]
-        self.grid = GeoBox((self._file.height, self._file.width), self._file.transform, self._file.crs)
-        self.dtype = np.dtype(self._file.dtypes[self.indexes[0] - 1])
-        self.nodata: float | None = None if self._file.nodata is None else float(self._file.nodata)
+        self.grid = GeoBox((self.dataset.height, self.dataset.width), self.dataset.transform, self.dataset.crs)
+        self.dtype = np.dtype(self.dataset.dtypes[self.indexes[0] - 1])
+        self.nodata: float | None = None if self.dataset.nodata is None else float(self.dataset.nodata)
 
     def part(self, window: Window) -> Raster:
         """Return what lies in a window, which must not reach beyond.
@@ -59,17 +59,17 @@ class RasterFile:
             RasterError: if the file cannot be read there.
         """
         try:
-            pixels = self._file.read(self.indexes, window=window)
+            pixels = self.dataset.read(self.indexes, window=window)
         except RasterioIOError as error:
             raise RasterError(f"{self.path}: cannot be read as a raster: {error.__cause__ or error}") from error
         return Raster(
-            pixels_CHW=pixels, valid_HW=valid_mask(pixels, self._file.nodata), bands=self.bands,
+            pixels_CHW=pixels, valid_HW=valid_mask(pixels, self.dataset.nodata), bands=self.bands,
             grid=part_of(self.grid, window),
         )  # fmt: skip
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.dataset.close()
 
     def __enter__(self) -> "RasterFile":
         return self

@@ -12,7 +12,7 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from cgm2net import sensors
-from cgm2net.data.bands import BandFile, FileBands
+from cgm2net.data.bands import BandFile, FileBands, is_classified
 from cgm2net.data.clear import ClearGround
 from cgm2net.data.pair import UsableShares
 from cgm2net.data.shift import Shift, measure_in_windows
@@ -150,7 +150,9 @@ class _Codes(RasterFile):
         super().__init__(path)
         self._role = role
         try:
-            require_codes(role, num_bands=len(self.bands), nodata=self.nodata, path=path)
+            # In a scene classification 0 is no class but no data.
+            nodata = None if role == "cloud" and is_classified(self.dataset) else self.nodata
+            require_codes(role, num_bands=len(self.bands), nodata=nodata, path=path)
         except RasterError:
             self.close()
             raise

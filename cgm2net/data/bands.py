@@ -62,7 +62,7 @@ class FileBands:
         self._decode: Callable[[Raster, Window], Raster] = {
             "optical": self._as_dn, "sar": self._as_decibel, "cloud": self._as_codes,
         }[role]  # fmt: skip
-        self.classified = role == "cloud" and _is_classified(datasets[files[0].path])
+        self.classified = role == "cloud" and is_classified(datasets[files[0].path])
         "Whether a mask is a scene classification."
         self._require_usable(datasets)
         self._border: Border | None = None
@@ -158,8 +158,11 @@ class FileBands:
         return border
 
 
-def _is_classified(mask: rasterio.DatasetReader) -> bool:
-    """Look at every n-th pixel: whole numbers up to 11, and not 0 and 1 alone, are classes of Sentinel-2."""
+def is_classified(mask: rasterio.DatasetReader) -> bool:
+    """Say whether an open mask is a Sentinel-2 scene classification.
+
+    Every n-th pixel is looked at: whole numbers up to 11, and not 0 and 1 alone, are classes.
+    """
     if np.dtype(mask.dtypes[0]).kind not in "ui":
         return False
     codes = mask.read(1, out_shape=(min(mask.height, _LOOK_PX), min(mask.width, _LOOK_PX)))

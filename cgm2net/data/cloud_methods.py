@@ -184,10 +184,10 @@ METHODS = MappingProxyType({
 `csmask` gives the probability that a pixel is cloud or shadow."""
 
 
-def method_of(settings: CloudmaskSettings, *, delivered: bool) -> str:
-    """Return the method for a scene that comes with a mask, or without."""
+def method_of(settings: CloudmaskSettings, *, delivered: bool, classified: bool = False) -> str:
+    """Return the method for a scene that comes with a mask, or a classification, or without."""
     if settings.method == "given_or_simple":
-        return "given" if delivered else "simple"
+        return "scl" if classified else "given" if delivered else "simple"
     return settings.method
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import rasterio
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
@@ -14,6 +15,7 @@ from cgm2net import raster
 from cgm2net.catalog import accepted_scenes, merge_results, read_scenes, write_scenes
 from cgm2net.compute import Facts, SceneJob, map_scenes
 from cgm2net.data.agreement import MASK_FILE, OTHER_FILE, ComparedScene, Comparison, draw_agreement
+from cgm2net.data.bands import is_classified
 from cgm2net.data.cloud_methods import (
     COVER_THRESHOLD,
     Find,
@@ -80,7 +82,9 @@ def cloudmask(scenes: Path, out_dir: Path, *, settings: CloudmaskSettings) -> Cl
 
 def _job(row: dict[Any, Any], settings: CloudmaskSettings) -> SceneJob:
     files = {role: Path(row[role]) for role in ("optical", "extra", "cloud") if row.get(role)}
-    method = method_of(settings, delivered="cloud" in files)
+    method = method_of(
+        settings, delivered="cloud" in files, classified="cloud" in files and _classified(files["cloud"])
+    )
     other = settings.compare_with or ""
     parameters: dict[str, object] = {
         "method": method, "version": version_of(method), "dilation_px": settings.dilation_px,
@@ -91,6 +95,11 @@ def _job(row: dict[Any, Any], settings: CloudmaskSettings) -> SceneJob:
     used = {"optical", *(role for name in (method, other) if name for role in _roles(name))}
     inputs = {role: path for role, path in files.items() if role in used}
     return SceneJob(scene_id=row["scene_id"], parameters=parameters, inputs=inputs)
+
+
+def _classified(path: Path) -> bool:
+    with rasterio.open(path) as file:
+        return is_classified(file)
 
 
 def _roles(method: str) -> tuple[str, ...]:

@@ -70,9 +70,7 @@ def prepare(
         RasterError: if the method does not suit the scene, or a file cannot be read.
     """
     steps = _Steps(progress, total=2 * sum(1 for _ in _blocks(scene)) + 1)
-    method = method_of(cloudmask, delivered=scene.inputs.cloud is not None)
-    if cloudmask.method == "given_or_simple" and scene.classified:
-        method = "scl"
+    method = method_of(cloudmask, delivered=scene.inputs.cloud is not None, classified=scene.classified)
     path = folder / CLOUD_FILE
     with small_cache():
         image = scene.with_optical((*coregister.extra_optical_bands, *CLOUD_BANDS.get(method, ())))

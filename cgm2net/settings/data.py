@@ -105,7 +105,8 @@ class CloudmaskSettings(_OverScenes):
     """Where clouds and their shadows are."""
 
     method: Literal["given_or_simple", "given", "scl", "simple", "s2cloudless", "csmask"] = "given_or_simple"
-    "`given` takes the catalogue's mask and refuses scenes without one; `given_or_simple` falls back to the rule."
+    "`given` takes the catalogue's mask and refuses scenes without one; `given_or_simple` reads a Sentinel-2 scene"
+    " classification there as one, and falls back to the rule where there is nothing."
     " `s2cloudless` and `csmask` need the extra `clouds`, and mostly bands of coregister.extra_optical_bands."
     product_level: ProductLevel = "l1c"
     "Of the optical images: `csmask` has a network for each level, `s2cloudless` knows L1C alone."

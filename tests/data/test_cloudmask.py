@@ -127,6 +127,14 @@ def test_a_scene_classification_by_its_codes(workspace: Path) -> None:
     assert not np.delete(found("a"), 5, axis=0).any()
 
 
+def test_a_catalogue_may_mix_classifications_masks_and_scenes_without(workspace: Path) -> None:
+    classes, shares = mask(square(9, "uint8", elsewhere=4)), mask(square(1, "uint8"))
+    run(scene("a", classes), scene("b", shares), scene("c", None), method="given_or_simple", dilation_px=0)
+    methods = read_scenes(OUT / "scenes.csv").set_index("scene_id")["cloud_method"]
+    assert methods.to_dict() == {"a": "scl", "b": "given", "c": "simple"}
+    np.testing.assert_array_equal(found("a"), found("b"))
+
+
 def test_a_scene_classification_is_grown(workspace: Path) -> None:
     run(scene("a", mask(square(9, "uint8", elsewhere=4))), method="scl", dilation_px=2)
     expected = np.zeros((SIZE, SIZE))
@@ -327,4 +335,6 @@ def test_further_bands_come_from_another_file(workspace: Path) -> None:
 def test_method_of_a_scene_with_a_mask_and_without() -> None:
     settings = CloudmaskSettings()
     assert (method_of(settings, delivered=True), method_of(settings, delivered=False)) == ("given", "simple")
+    assert method_of(settings, delivered=True, classified=True) == "scl"
     assert method_of(CloudmaskSettings(method="scl"), delivered=False) == "scl"
+    assert method_of(CloudmaskSettings(method="given"), delivered=True, classified=True) == "given"

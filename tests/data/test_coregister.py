@@ -292,6 +292,21 @@ def test_masks_and_labels_that_cannot_be_meant_are_refused(tmp_path: Path, monke
     assert "cloud has 2 bands, wanted one" in table.loc["two-bands", "reason"]
 
 
+def test_a_scene_classification_may_declare_its_0_as_nodata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SceneSpec(region=0, date=date(2024, 6, 1), size_px=64)
+    row = write_scene(tmp_path / "in", "s", spec, FILE_ROLES)
+    mask = raster.read(Path(str(row["cloud"])))
+    classes = np.where(mask.pixels_CHW > 0, 9, 4).astype(np.uint8)
+    classes[0, :5] = 0
+    raster.write(Path(str(row["cloud"])), replace(mask, pixels_CHW=classes), nodata=0)
+    write_scenes(pd.DataFrame([row]), tmp_path / "in" / "scenes.csv")
+    _, table = run(tmp_path / "in" / "scenes.csv", tmp_path, monkeypatch)
+    made = raster.read(Path(table.loc["s", "cloud"]))
+    assert np.array_equal(made.pixels_CHW[0, 5:], classes[0, 5:])
+    assert (made.pixels_CHW[0, :5] == 255).all()
+    assert not made.valid_HW[:5].any()
+
+
 def test_integer_sar_is_taken_and_a_border_of_zeros_is_no_measurement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-
 from small_tiles import make_tiles
 
 from cgm2net.data.dataset import TileDataset
