@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from cgm2net.data.sources.commands import CATALOG, catalog, guarded
+from cgm2net.registry_commands import moves, promote, rollback, trace
 from cgm2net.settings import CloudmaskSettings, Settings, read_settings
 
 PARAMS = Path("params.yaml")
@@ -193,6 +194,10 @@ def compare(**options: Any) -> None:
     from cgm2net.comparison.command import compare_by_settings as command
 
     guarded(lambda: command(read_settings(PARAMS), **options))
+
+
+for _command in (promote, rollback, moves, trace):
+    main.add_command(_command)
 
 
 def _run(stage: str, work: Callable[[Settings, Path], Any]) -> None:

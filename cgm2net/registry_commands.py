@@ -1,0 +1,82 @@
+"""The commands that operate the registry: ``promote``, ``rollback``, ``moves``, ``trace``."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console, RenderableType
+
+from cgm2net.data.sources.commands import guarded
+from cgm2net.settings import read_settings
+
+_PARAMS = Path("params.yaml")
+_named = click.option("--name", help="Of the registered model; register.model_name of params.yaml by default.")
+_who = click.option("--who", help="Recorded as the one who decided; the user's name by default.")
+_why = click.option("--why", required=True, help="The reason, for the record.")
+
+
+@click.command()
+@click.argument("version", type=int)
+@_why
+@_who
+@_named
+@click.option("--force", is_flag=True, help="Also if the two were never judged on the same test.")
+def promote(version: int, why: str, who: str | None, name: str | None, *, force: bool) -> None:
+    """Make VERSION the champion by hand."""
+    from cgm2net import promotion
+
+    guarded(
+        lambda: promotion.promote(
+            _model_name(name), version, why=why, who=promotion.who_moves(who), force=force
+        )
+    )  # fmt: skip
+
+
+@click.command()
+@_why
+@_who
+@_named
+def rollback(why: str, who: str | None, name: str | None) -> None:
+    """Move the champion back to where it stood before its last move."""
+    from cgm2net import promotion
+
+    guarded(lambda: promotion.rollback(_model_name(name), why=why, who=promotion.who_moves(who)))
+
+
+@click.command()
+@_named
+@click.option("--json", "as_json", is_flag=True, help="Everything that was recorded.")
+def moves(name: str | None, *, as_json: bool) -> None:
+    """Show every move of the champion: when, from, to, who, why."""
+    from cgm2net import promotion
+
+    read = promotion.moves_json if as_json else promotion.moves_table
+    guarded(lambda: _shown(read(_model_name(name))))
+
+
+@click.command()
+@click.argument("what")
+@click.option("--maps", type=click.Path(path_type=Path), multiple=True, default=[Path("maps")], show_default=True,
+              help="Folders that are searched for products of `predict`.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Everything, nothing shortened.")
+def trace(what: str, maps: tuple[Path, ...], *, as_json: bool) -> None:
+    """Find what WHAT was made of, and what was made of it.
+
+    WHAT is models:/NAME/VERSION, models:/NAME@ALIAS, a run id, a product of predict (file or folder), a DVC hash of
+    data/ or of a stage's output, a data hash, a model's hash, or a git commit.
+    """
+    from cgm2net.trace.command import shown
+    from cgm2net.trace.command import trace as command
+
+    guarded(lambda: _shown(shown(command(what, maps=maps), as_json=as_json)))
+
+
+def _model_name(name: str | None) -> str:
+    return name or read_settings(_PARAMS).register_.model_name
+
+
+def _shown(found: str | RenderableType) -> str | None:
+    """Print a table or tree; return text as it is."""
+    if isinstance(found, str):
+        return found
+    Console().print(found)
+    return None
