@@ -107,6 +107,53 @@ def register() -> None:
 main.add_command(catalog)
 
 
+@main.group()
+def intake() -> None:
+    """Join a source's scenes to data/catalog.csv one by one; `python -m pipelines ingest` runs all of it."""
+
+
+_batch = click.option("--batch", "batch_dir", type=click.Path(path_type=Path), required=True, help="Folder of the new.")
+
+
+@intake.command("select")
+@click.argument("source")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=CATALOG.parent, show_default=True)
+@_batch
+@click.option("--again", is_flag=True, help="Take scenes in quarantine too, though their files are the same.")
+def intake_select(**options: Any) -> None:
+    """Pick from SOURCE, a catalogue's path or URL, the scenes that have not been judged yet."""
+    from cgm2net.data.intake import select as command
+
+    guarded(lambda: command(**options))
+
+
+@intake.command("settle")
+@_batch
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=CATALOG.parent, show_default=True)
+@click.option(
+    "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Gets the tables as they will be."
+)
+@click.option("--source", required=True, help="What the quarantine shall say of where they came from.")
+def intake_settle(**options: Any) -> None:
+    """Say which scenes of a batch are accepted and which refused, after `download` and `validate` ran in its folder."""
+    from datetime import UTC, datetime
+
+    from cgm2net.data.intake import settle as command
+
+    guarded(lambda: command(**options, when=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+
+
+@intake.command("arrived")
+@click.argument("scenes", type=click.Path(path_type=Path))
+@click.option("--catalog", "catalog_file", type=click.Path(path_type=Path), default=CATALOG, show_default=True)
+@_batch
+def intake_arrived(scenes: Path, catalog_file: Path, batch_dir: Path) -> None:
+    """Write the catalogue of the scenes that SCENES, a stage's scenes.csv, does not hold yet."""
+    from cgm2net.data.intake import arrived as command
+
+    guarded(lambda: f"{command(catalog_file, scenes, batch_dir)} scenes came in")
+
+
 @main.command()
 @click.argument("incoming", type=click.Path(path_type=Path))
 @click.argument("reference", type=click.Path(path_type=Path))
