@@ -1,4 +1,4 @@
-"""The commands that operate the registry: ``promote``, ``rollback``, ``moves``, ``trace``."""
+"""The commands that operate the registry: ``promote``, ``rollback``, ``moves``, ``trace``, ``reproduce``."""
 
 from pathlib import Path
 
@@ -68,6 +68,22 @@ def trace(what: str, maps: tuple[Path, ...], *, as_json: bool) -> None:
     from cgm2net.trace.command import trace as command
 
     guarded(lambda: _shown(shown(command(what, maps=maps), as_json=as_json)))
+
+
+@click.command()
+@click.argument("version", type=int)
+@_named
+@click.option("--keep", type=click.Path(path_type=Path), help="New folder for what is made; temporary by default.")
+def reproduce(version: int, name: str | None, keep: Path | None) -> None:
+    """Make VERSION again from its commit and data; end with 1 unless its metrics come out as recorded."""
+    from cgm2net.reproduce import Reproduction
+    from cgm2net.reproduce import reproduce as command
+
+    made: list[Reproduction] = []
+    guarded(lambda: made.append(command(_model_name(name), version, root=Path.cwd(), keep=keep)))
+    _shown(made[0].shown())
+    if not made[0].holds:
+        click.get_current_context().exit(1)
 
 
 def _model_name(name: str | None) -> str:

@@ -1,19 +1,23 @@
 """What MLflow keeps: runs with their tags, parameters and verdicts on scenes, and the versions made of them."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cgm2net import registry
 from cgm2net.catalog import read_scenes
+from cgm2net.evaluation.metrics import flatten
+from cgm2net.files import read_json
 from cgm2net.lineage import UNKNOWN
 from cgm2net.promotion import CHAMPION, standings
 from cgm2net.trace.records import Lineage, ModelVersion, Run, Scene
 from cgm2net.tracking import connect, translated
 
 _VERDICTS = "validate/scenes.csv"
+_METRICS = "evaluate/metrics.json"
 _PAGE = 1000
 
 
@@ -74,11 +78,18 @@ def verdicts(run_id: str) -> tuple[Scene, ...] | None:
     Raises:
         BackendError: if the server cannot be asked.
     """
-    with translated(f"{_VERDICTS} of run {run_id}"), tempfile.TemporaryDirectory() as folder:
-        client = connect()
-        if _VERDICTS not in {file.path for file in client.list_artifacts(run_id, _VERDICTS.partition("/")[0])}:
-            return None
-        return read_verdicts(Path(client.download_artifacts(run_id, _VERDICTS, folder)))
+    with _artifact(run_id, _VERDICTS) as file:
+        return read_verdicts(file) if file else None
+
+
+def run_metrics(run_id: str) -> dict[str, float] | None:
+    """Return the metrics that ``evaluate`` left with a run, flat; None where the run does not keep them.
+
+    Raises:
+        BackendError: if the server cannot be asked.
+    """
+    with _artifact(run_id, _METRICS) as file:
+        return flatten(read_json(file)) if file else None
 
 
 def read_verdicts(path: Path) -> tuple[Scene, ...]:
@@ -96,6 +107,15 @@ def lineage_of(tags: Mapping[str, object]) -> Lineage:
     """Return what tags, as :func:`cgm2net.lineage.lineage_tags` gives them, say of a thing's making."""
     named = ("git_commit", "git_dirty", "data_version", "data_hash")
     return Lineage(**{name: str(tags.get(name) or UNKNOWN) for name in named})
+
+
+@contextmanager
+def _artifact(run_id: str, path: str) -> Iterator[Path | None]:
+    """Yield a copy of a run's file; None where the run does not keep it."""
+    with translated(f"{path} of run {run_id}"), tempfile.TemporaryDirectory() as folder:
+        client = connect()
+        kept = {file.path for file in client.list_artifacts(run_id, path.partition("/")[0])}
+        yield Path(client.download_artifacts(run_id, path, folder)) if path in kept else None
 
 
 def _search(condition: str) -> list[Run]:

@@ -1,0 +1,372 @@
+"""Lineage from any end, through a real MLflow store, a real Git repository and a real DVC cache."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import yaml
+from click.testing import CliRunner
+from rasterio.transform import from_origin
+from rich.console import Console
+
+from cgm2net import registry, tracking
+from cgm2net.__main__ import main
+from cgm2net.catalog import COLUMNS, write_scenes
+from cgm2net.errors import DataError
+from cgm2net.files import write_json
+from cgm2net.promotion import rollback
+from cgm2net.trace.command import trace
+from cgm2net.trace.history import Lock
+from cgm2net.trace.records import Trace
+from cgm2net.trace.tree import as_tree
+
+DATA_HASH, MODEL_HASH = "d" * 64, "e" * 64
+LOST_COMMIT, LOST_DATA = "0" * 40, "0" * 32 + ".dir"
+STAGES = {
+    "tile": {"cmd": "cp -r data artifacts/tile", "deps": ["data"], "outs": ["artifacts/tile"]},
+    "train": {"cmd": "cp -r run artifacts/train", "deps": ["artifacts/tile"], "outs": ["artifacts/train"]},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A project in which everything has been made once, and its data were changed since."""
+
+    root: Path
+    run_id: str
+    "Trained version 1, from a clean tree, on pinned data."
+    lost_run_id: str
+    "Trained version 2, of which little can be found again."
+    commits: dict[str, str]
+    hashes: dict[str, str]
+    "DVC's, of the first data, and of both outputs."
+
+
+def command(root: Path, *words: str) -> str:
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("DVC_", "GIT_", "MLFLOW_"))}
+    bins = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment |= {"PATH": bins, "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
+def commit(root: Path, subject: str) -> str:
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    command(root, "git", "add", "-A")
+    command(root, "git", *who, "commit", "-qm", subject)
+    return command(root, "git", "rev-parse", "HEAD")
+
+
+def pinned(root: Path) -> str:
+    return str(yaml.safe_load((root / "data.dvc").read_text())["outs"][0]["md5"])
+
+
+def train_run(name: str, *, tags: dict[str, str]) -> str:
+    with tracking.run(Path(f"{name}.json"), experiment="e", name=name, params={"steps": 400}, tags=tags) as run:
+        return run.run_id
+
+
+def keep_verdicts(root: Path, run_id: str) -> None:
+    rows = [
+        {**dict.fromkeys(COLUMNS, ""), "scene_id": name, "region": "r", "accepted": not reason, "reason": reason}
+        for name, reason in {"a": "", "b": "SAR is not in dB"}.items()
+    ]
+    (root / "validate").mkdir()
+    write_scenes(pd.DataFrame(rows), root / "validate/scenes.csv")
+    tracking.connect().log_artifact(run_id, str(root / "validate/scenes.csv"), "validate")
+
+
+def register(name: str, run_id: str, tags: dict[str, str]) -> None:
+    made = tracking.connect().create_model_version(name, source="nowhere", run_id=run_id, tags=tags)
+    version = registry.version_numbered(name, int(made.version))
+    assert version is not None
+    registry.set_alias(version, alias="champion", why="better", who="register")
+
+
+def write_map(folder: Path, model: dict[str, str]) -> None:
+    folder.mkdir(parents=True)
+    write_json(folder / "item.json", {"id": folder.name, "properties": {"cgm2net:model": model}})
+    profile = {"driver": "GTiff", "width": 4, "height": 4, "count": 1, "dtype": "uint8", "crs": "EPSG:32632"}
+    with rasterio.open(folder / "classes.tif", "w", **profile, transform=from_origin(5e5, 5e6, 10, 10)) as file:
+        file.write(np.zeros((1, 4, 4), np.uint8))
+        file.update_tags(**{f"CGM2NET_MODEL_{key.upper()}": text for key, text in model.items()})
+
+
+@pytest.fixture(scope="module")
+def made(new_store: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("traced")
+    shutil.copy(new_store[0], root / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("MLFLOW_", "DVC_", "GIT_")):
+                patch.delenv(name)
+        patch.chdir(root)
+        return _make(root)
+
+
+def _make(root: Path) -> Made:
+    (root / ".gitignore").write_text(
+        "/data\n/artifacts/\n/mlflow.db*\n/mlartifacts/\n/maps/\n/validate/\n/*.json\n/run\n"
+    )
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
+    for name in ("data", "run", "artifacts"):
+        (root / name).mkdir()
+    (root / "data/catalog.csv").write_text("first\n")
+    for words in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "add", "-q", "data"]):
+        command(root, *words)
+    commits = {"pin": commit(root, "Pin the first scenes")}
+    found = {"git_commit": commits["pin"], "git_dirty": "false", "data_version": pinned(root), "data_hash": DATA_HASH}
+    parent = train_run("parent", tags={})
+    run_id = train_run("good", tags={**found, "mlflow.parentRunId": parent, "prefect_flow_run": "brave-otter"})
+    keep_verdicts(root, run_id)
+    write_json(root / "run/run.json", {"run_id": run_id})
+    command(root, "dvc", "repro", "-q")
+    commits["made"] = commit(root, "Lock what was made")
+    lock = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+    hashes = {"data": pinned(root), **{name: lock[name]["outs"][0]["md5"] for name in STAGES}}
+    lost = {"git_commit": LOST_COMMIT, "git_dirty": "true", "data_version": LOST_DATA, "data_hash": "f" * 64}
+    lost_run_id = train_run("lost", tags=lost)
+    tracking.connect().create_registered_model("cgm2net")
+    register("cgm2net", run_id, {**found, "model_sha256": MODEL_HASH})
+    register("cgm2net", lost_run_id, {**lost, "model_sha256": "b" * 64})
+    rollback("cgm2net", why="dark maps", who="ada")
+    model = {"name": "cgm2net", "version": "1", "sha256": MODEL_HASH, "run_id": run_id, **found}
+    write_map(root / "maps/day/s1", model)
+    write_map(root / "maps/day/s2", {"name": "train", "version": "", "sha256": MODEL_HASH, **found, "run_id": run_id})
+    write_map(root / "maps/day/foreign", {**model, "sha256": "1" * 64, "run_id": "9" * 32})
+    write_map(root / "maps/day/lost", {**model, "version": "2", "sha256": "b" * 64, "run_id": lost_run_id, **lost})
+    (root / "data/catalog.csv").write_text("second\n")
+    command(root, "dvc", "add", "-q", "data")
+    commits["later"] = commit(root, "Pin more scenes")
+    return Made(root=root, run_id=run_id, lost_run_id=lost_run_id, commits=commits, hashes=hashes)
+
+
+@pytest.fixture
+def here(made: Made, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """The working directory: the project; only read."""
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "DVC_", "GIT_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(made.root)
+    return made
+
+
+def ends(made: Made) -> dict[str, str]:
+    return {
+        "version": "models:/cgm2net/1", "alias": "models:/cgm2net@champion", "run": made.run_id,
+        "map": "maps/day/s1", "item": "maps/day/s1/item.json", "file": "maps/day/s1/classes.tif",
+        "data": made.hashes["data"], "data without .dir": made.hashes["data"].removesuffix(".dir"),
+        "tile": made.hashes["tile"], "train": made.hashes["train"], "commit of the code": made.commits["pin"],
+        "commit of the lock": made.commits["made"], "short commit": made.commits["pin"][:10],
+        "data hash": DATA_HASH, "model hash": MODEL_HASH,
+    }  # fmt: skip
+
+
+ENDS = list(ends(Made(root=Path(), run_id="", lost_run_id="", commits=dict.fromkeys(("pin", "made"), ""),
+                      hashes=dict.fromkeys(("data", "tile", "train"), ""))))  # fmt: skip
+
+
+def gaps(found: Trace) -> dict[str, str]:
+    return {gap.link: gap.why for gap in found.gaps}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_every_end_leads_to_all_of_it(here: Made, end: str) -> None:
+    found = trace(ends(here)[end], maps=[Path("maps")])
+    assert [run.run_id for run in found.runs] == [here.run_id]
+    assert [(one.name, one.number) for one in found.versions] == [("cgm2net", 1)]
+    assert [Path(one.folder).name for one in found.maps] == ["s1", "s2"]
+    data = {one.md5: [known.sha for known in one.pinned_by] for one in found.data}
+    assert data == {here.hashes["data"]: [here.commits["pin"]]}
+    assert here.commits["pin"] in {known.sha for known in found.commits}
+    (run,) = found.runs
+    assert [(one.scene_id, one.accepted, one.reason) for one in run.scenes] == [
+        ("a", True, ""),
+        ("b", False, "SAR is not in dB"),
+    ]
+    assert (run.params, run.flow) == ({"steps": "400"}, {"prefect_flow_run": "brave-otter"})
+    assert run.parent is not None
+    assert run.made_of.git_dirty == "false"
+
+
+def test_kinds_are_told_apart(here: Made) -> None:
+    kinds = {end: trace(what).kind for end, what in ends(here).items()}
+    assert kinds == {
+        "version": "model version", "alias": "model version", "run": "run", "map": "map", "item": "map", "file": "map",
+        "data": "DVC hash", "data without .dir": "DVC hash", "tile": "DVC hash", "train": "DVC hash",
+        "commit of the code": "commit", "commit of the lock": "commit", "short commit": "commit",
+        "data hash": "data hash", "model hash": "model hash",
+    }  # fmt: skip
+
+
+def test_a_version_knows_when_it_was_the_champion(here: Made) -> None:
+    (first,), (second,) = (trace(f"models:/cgm2net/{number}").versions for number in (1, 2))
+    assert [(time.who, time.until is None) for time in first.champion] == [("register", False), ("ada", True)]
+    (between,) = second.champion
+    assert (between.since, between.until) == (first.champion[0].until, first.champion[1].since)
+
+
+def test_an_output_is_named_by_the_commits_that_hold_it(here: Made) -> None:
+    (output,) = trace(here.hashes["tile"]).outputs
+    assert (output.stage, output.path, output.here) == ("tile", "artifacts/tile", True)
+    assert [one.subject for one in output.commits] == ["Lock what was made"]
+
+
+def test_what_cannot_be_followed_is_said(here: Made) -> None:
+    found = trace("models:/cgm2net/2", maps=[Path("maps"), Path("nowhere")])
+    assert [Path(one.folder).name for one in found.maps] == ["lost"]
+    label = f"run {here.lost_run_id}"
+    assert gaps(found) == {
+        f"commit {LOST_COMMIT} of {label}": "not in this repository; `git fetch` may bring it",
+        f"code of {label}": "the work tree had changes that no commit holds: commit 000000000000 is not all of it",
+        f"commits of data version {LOST_DATA}": "no commit of this repository has a data.dvc that pins it",
+        f"verdicts on the scenes of {label}": "the run keeps none, and there are none in artifacts here",
+        "maps in nowhere": "no such folder; --maps names others",
+    }
+
+
+def test_a_map_of_another_store_is_not_taken_for_one_of_this(here: Made) -> None:
+    found = trace("maps/day/foreign")
+    assert found.versions == ()
+    assert found.runs == ()
+    assert [one.md5 for one in found.data] == [here.hashes["data"]]  # the map says so itself
+    why = "the version here has another hash: the map was made with another store's"
+    assert gaps(found)["version 1 of cgm2net, named by map maps/day/foreign"] == why
+    assert f"run {'9' * 32}, named by map maps/day/foreign" in gaps(found)
+    assert "map maps/day/foreign" in gaps(trace("models:/cgm2net/1", maps=[Path("maps")]))
+
+
+def test_verdicts_of_the_work_tree_count_only_for_its_tiles(
+    here: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts = tmp_path / "artifacts"
+    shutil.copytree(here.root / "validate", artifacts / "validate")
+    write_json(artifacts / "tile/meta.json", {"data_hash": "f" * 64})
+    (run,) = trace(here.lost_run_id, root=tmp_path).runs
+    assert [one.scene_id for one in run.scenes] == ["a", "b"]
+    assert run.scenes_from == "artifacts/validate, of whose tiles it has the hash"
+    write_json(artifacts / "tile/meta.json", {"data_hash": "another"})
+    found = trace(here.lost_run_id, root=tmp_path)
+    assert found.runs[0].scenes == ()
+    assert gaps(found)[f"verdicts on the scenes of run {here.lost_run_id}"].endswith("has another data hash")
+
+
+def test_maps_that_cannot_be_read_are_named_and_other_items_left_alone(here: Made, tmp_path: Path) -> None:
+    for name, text in {"broken": "{", "other": '{"id": "x", "properties": {}}', "list": "[]"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "item.json").write_text(text)
+    found = trace("models:/cgm2net/1", maps=[tmp_path])
+    assert found.maps == ()
+    assert [link for link in gaps(found) if link.startswith("map ")] == [f"map {tmp_path / 'broken'}"]
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("models:/cgm2net/9", "no such version is registered"),
+        ("models:/cgm2net@nobody", "no such version is registered"),
+        ("models:cgm2net", "not a model; wanted models:/NAME@ALIAS"),
+        ("1" * 32, "nothing known of it here; wanted models:/NAME/VERSION"),
+        ("no-such-branch", "nothing known of it here"),
+        ("maps/day/s1/nothing.tif", "no such file"),
+        ("validate", "validate/item.json: no such file"),
+        ("good.json", "does not say which model made it"),
+    ],
+)
+def test_what_nothing_is_known_of_is_refused(here: Made, what: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        trace(what)
+
+
+def test_a_raster_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "no.tif").write_text("text")
+    with pytest.raises(DataError, match="not a raster"):
+        trace(str(tmp_path / "no.tif"), root=tmp_path)
+    write_map(tmp_path / "plain", {})
+    with pytest.raises(DataError, match="does not say which model made it"):
+        trace(str(tmp_path / "plain/classes.tif"), root=tmp_path)
+
+
+def test_without_a_store_git_and_dvc_still_answer(here: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = trace(here.hashes["train"], root=here.root)
+    assert [one.md5 for one in found.data] == [here.hashes["data"]]
+    assert found.runs == ()
+    assert gaps(found) == {"MLflow": "no mlflow.db here and no MLFLOW_TRACKING_URI: runs and versions are not known"}
+    with pytest.raises(DataError, match=r"no such version is registered; MLflow: no mlflow\.db here"):
+        trace("models:/cgm2net/1", root=here.root)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_server_that_is_down_is_a_gap(here: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    found = trace("maps/day/s1")
+    assert [one.md5 for one in found.data] == [here.hashes["data"]]
+    assert "start the server" in gaps(found)["MLflow"]
+
+
+def test_what_is_not_in_the_cache_is_said(here: Made, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(here.root, copy, symlinks=True)
+    shutil.rmtree(copy / ".dvc/cache/files")
+    found = trace(here.hashes["train"], root=copy)
+    assert found.runs == ()
+    (why, *_) = {why for link, why in gaps(found).items() if link.startswith("run of artifacts/train")}
+    assert why == "not in DVC's cache here; `dvc fetch` may bring it"
+
+
+def stage(**kinds: dict[str, str]) -> dict[str, Any]:
+    return {kind: [{"path": path, "md5": md5} for path, md5 in made.items()] for kind, made in kinds.items()}
+
+
+def test_only_equal_hashes_link_in_a_lock() -> None:
+    """After an interrupted `dvc repro` the lock holds new tiles beside a training on old ones."""
+    stages = {
+        "tile": stage(deps={"data": "d2", "tile.py": "c"}, outs={"tiles": "t2"}),
+        "train": stage(deps={"tiles": "t1", "train.py": "c"}, outs={"model": "m1"}),
+        "evaluate": stage(deps={"model": "m1"}, outs={"metrics": "e1"}),
+    }
+    lock = Lock(commit=None, stages=stages)
+    assert lock.chain("t2") == {("data", "d2"), ("tile.py", "c"), ("tiles", "t2")}
+    model = {("tiles", "t1"), ("train.py", "c"), ("model", "m1"), ("metrics", "e1")}
+    assert lock.chain("m1") == model
+    assert lock.chain("t1") == {("tiles", "t1"), ("model", "m1"), ("metrics", "e1")}
+    assert lock.chain("nothing") == set()
+
+
+def test_the_tree_is_readable_and_json_has_all(here: Made) -> None:
+    done = CliRunner().invoke(main, ["trace", "models:/cgm2net@champion"], env={"COLUMNS": "400"})
+    assert done.exit_code == 0, done.output
+    for words in (
+        f"data version {here.hashes['data']}", "Pin the first scenes, clean work tree", "scenes: 1 of 2 accepted",
+        "b refused: SAR is not in dB", "prefect_flow_run brave-otter", "params: steps 400", "maps: 2",
+        "maps/day/s1: scene s1, by version 1 of cgm2net", "maps/day/s2: scene s2, by folder train",
+        "to now: ada, dark maps",
+    ):  # fmt: skip
+        assert words in done.output
+    answer = json.loads(CliRunner().invoke(main, ["trace", here.run_id, "--json"]).output)
+    assert (answer["kind"], answer["runs"][0]["scenes"][1]["reason"]) == ("run", "SAR is not in dB")
+    refused = CliRunner().invoke(main, ["trace", "nothing"])
+    assert (refused.exit_code, refused.output.split(":")[:2]) == (1, ["error", " nothing"])
+
+
+def test_long_lists_are_shortened_in_the_tree_alone(here: Made, tmp_path: Path) -> None:
+    for number in range(12):
+        write_map(tmp_path / f"s{number:02d}", {"name": "cgm2net", "version": "1", "sha256": MODEL_HASH})
+    found = trace("models:/cgm2net/1", maps=[tmp_path])
+    assert len(found.maps) == 12
+    console = Console(width=300)
+    with console.capture() as captured:
+        console.print(as_tree(found))
+    assert "… and 2 more; --json has all" in captured.get()
