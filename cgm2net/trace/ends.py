@@ -88,7 +88,7 @@ def _from_run(found: Findings, what: str) -> None:
 def _from_dvc_hash(found: Findings, what: str) -> None:
     if not _DVC_HASH.fullmatch(what):
         return
-    pinned = {md5 for _, md5 in history.pins(found.root)} | {history.pinned_here(found.root)}
+    pinned = {md5 for _, md5 in found.pins} | {history.pinned_here(found.root)}
     for md5 in (what, f"{what}.dir"):
         runs: list[Run] = found.ask(store.runs_tagged, "data_version", md5, otherwise=[])
         found.add_runs(runs)

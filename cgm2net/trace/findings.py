@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +38,11 @@ class Findings:
         self._has_store = bool(os.environ.get("MLFLOW_TRACKING_URI")) or Path("mlflow.db").is_file()
         if not self._has_store:
             self.gap("MLflow", "no mlflow.db here and no MLFLOW_TRACKING_URI: runs and versions are not known")
+
+    @cached_property
+    def pins(self) -> list[tuple[Commit, str]]:
+        """Commits that changed ``data.dvc``, with the version of ``data/`` that each names."""
+        return history.pins(self.root)
 
     @property
     def is_empty(self) -> bool:
@@ -115,8 +121,11 @@ class Findings:
 
     def _join_runs_and_versions(self) -> None:
         for version in list(self._versions.values()):
-            if version.run_id not in self._runs:
-                self.add_run(version.run_id, named_by=f"version {version.number} of {version.name}")
+            label = f"version {version.number} of {version.name}"
+            if not version.run_id:
+                self.gap(f"run of {label}", "it was not recorded")
+            elif version.run_id not in self._runs:
+                self.add_run(version.run_id, named_by=label)
         for run_id in self._runs:
             self.add_versions(self.ask(store.versions_where, f"run_id = '{run_id}'", otherwise=[]))
 
@@ -143,7 +152,7 @@ class Findings:
             self.gap(f"code of {label}", f"the work tree {how}: commit {made_of.git_commit[:12]} is not all of it")
 
     def _data_version(self, md5: str) -> DataVersion:
-        commits = tuple(commit for commit, pinned in history.pins(self.root) if history.same_hash(pinned, md5))
+        commits = tuple(commit for commit, pinned in self.pins if history.same_hash(pinned, md5))
         here = history.same_hash(history.pinned_here(self.root), md5)
         if not commits:
             self.gap(f"commits of data version {md5}", "no commit of this repository has a data.dvc that pins it")

@@ -39,7 +39,7 @@ class Output:
     path: str
     md5: str
     commits: tuple[Commit, ...]
-    "Commits whose ``dvc.lock`` names it, of those that changed the file; oldest first."
+    "Commits whose ``dvc.lock`` names it, of those in which it came up or its uses changed; oldest first."
     here: bool
     "Whether ``dvc.lock`` of the work tree names it."
 

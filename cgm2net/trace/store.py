@@ -1,5 +1,6 @@
 """What MLflow keeps: runs with their tags, parameters and verdicts on scenes, and the versions made of them."""
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from cgm2net.trace.records import Lineage, ModelVersion, Run, Scene
 from cgm2net.tracking import connect, translated
 
 _VERDICTS = "validate/scenes.csv"
+_RUN_ID = re.compile(r"\w+")
 _METRICS = "evaluate/metrics.json"
 _PAGE = 1000
 
@@ -27,6 +29,8 @@ def find_run(run_id: str) -> Run | None:
     Raises:
         BackendError: if the server cannot be asked.
     """
+    if not _RUN_ID.fullmatch(run_id):  # a file that names one may hold anything
+        return None
     found = _search(f"attributes.run_id = '{run_id}'") or _search(f"tags.stands_for_run = '{run_id}'")
     return found[0] if found else None
 

@@ -140,6 +140,8 @@ def _make(root: Path) -> Made:
     register("cgm2net", run_id, {**found, "model_sha256": MODEL_HASH})
     register("cgm2net", lost_run_id, {**lost, "model_sha256": "b" * 64})
     rollback("cgm2net", why="dark maps", who="ada")
+    tracking.connect().create_registered_model("orphan")
+    tracking.connect().create_model_version("orphan", source="nowhere")
     model = {"name": "cgm2net", "version": "1", "sha256": MODEL_HASH, "run_id": run_id, **found}
     write_map(root / "maps/day/s1", model)
     write_map(root / "maps/day/s2", {"name": "train", "version": "", "sha256": MODEL_HASH, **found, "run_id": run_id})
@@ -233,6 +235,24 @@ def test_what_cannot_be_followed_is_said(here: Made) -> None:
         f"verdicts on the scenes of {label}": "the run keeps none, and there are none in artifacts here",
         "maps in nowhere": "no such folder; --maps names others",
     }
+
+
+def test_a_version_that_says_nothing_of_its_making_is_not_guessed_at(here: Made) -> None:
+    found = trace("models:/orphan/1")
+    assert (found.runs, found.data, found.commits, found.versions[0].champion) == ((), (), (), ())
+    assert gaps(found) == {
+        "run of version 1 of orphan": "it was not recorded",
+        "data version of version 1 of orphan": "it was not recorded",
+        "commit of version 1 of orphan": "it was not recorded",
+    }
+
+
+def test_what_a_file_names_is_no_query(here: Made, tmp_path: Path) -> None:
+    write_map(tmp_path / "s", {"name": "cgm2net", "version": "1", "sha256": MODEL_HASH, "run_id": "x' or 'y"})
+    found = trace(str(tmp_path / "s"))
+    assert [run.run_id for run in found.runs] == [here.run_id]  # by the version
+    assert f"run x' or 'y, named by map {tmp_path / 's'}" in gaps(found)
+    assert "MLflow" not in gaps(found)
 
 
 def test_a_map_of_another_store_is_not_taken_for_one_of_this(here: Made) -> None:
