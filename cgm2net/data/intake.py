@@ -65,7 +65,7 @@ def select(source: str, data_dir: Path, batch_dir: Path, *, again: bool = False)
     table, left_out = _listed(source, batch_dir)
     known = _catalog_rows(data_dir)
     judged = {} if again else _quarantined(data_dir)
-    rows = [{str(name): str(value) for name, value in row.items()} for row in table.to_dict("records")]
+    rows = _dicts(table)
     there = [row for row in rows if _same_files(row, known.get(row["scene_id"]))]
     others = [row for row in rows if row not in there]
     with ThreadPoolExecutor(_NUM_ASKERS) as pool:
@@ -103,20 +103,21 @@ def settle(batch_dir: Path, data_dir: Path, out_dir: Path, *, source: str, when:
     selected = _read_table(batch_dir / SELECTED, SELECTED_COLUMNS)
     new = selected[selected["status"] == "new"]["scene_id"].tolist()
     reasons = _reasons(batch_dir, new)
-    settled = [
-        {**scene, "status": "refused" if reasons[scene["scene_id"]] else "accepted",
-         "reason": reasons[scene["scene_id"]]} if scene["status"] == "new" else scene
-        for scene in selected.to_dict("records")
-    ]  # fmt: skip
+    settled = [_settled(scene, reasons) for scene in _dicts(selected)]
     accepted = {scene["scene_id"] for scene in settled if scene["status"] == "accepted"}
-    refused = [
-        {**scene, "when": when, "source": source} for scene in settled if scene["status"] == "refused"
-    ]  # fmt: skip
+    refused = [{**scene, "when": when, "source": source} for scene in settled if scene["status"] == "refused"]
     if accepted:
         batch = read_catalog(batch_dir / "data" / CATALOG)
         _join(batch[batch["scene_id"].isin(accepted)], data_dir, out_dir / CATALOG)
     _quarantine(refused, accepted, data_dir / QUARANTINE, out_dir / QUARANTINE)
     return _write(settled, SETTLED_COLUMNS, out_dir / SETTLED)
+
+
+def _settled(scene: dict[str, str], reasons: Mapping[str, str]) -> dict[str, str]:
+    if scene["status"] != "new":
+        return scene
+    reason = reasons[scene["scene_id"]]
+    return {**scene, "status": "refused" if reason else "accepted", "reason": reason}
 
 
 def arrived(catalog: Path, scenes: Path, batch_dir: Path) -> int:
@@ -188,8 +189,7 @@ def _catalog_rows(data_dir: Path) -> dict[str, Mapping[str, str]]:
     path = data_dir / CATALOG
     if not path.is_file():
         return {}
-    return {str(row["scene_id"]): {str(k): str(v) for k, v in row.items()} for row in
-            read_catalog(path).to_dict("records")}  # fmt: skip
+    return {row["scene_id"]: row for row in _dicts(read_catalog(path))}
 
 
 def _quarantined(data_dir: Path) -> dict[str, str]:
@@ -282,6 +282,10 @@ def _quarantine(refused: Sequence[Mapping[str, str]], accepted: set[str], path: 
     table = pd.concat([old[~old["scene_id"].isin(gone)], rows], ignore_index=True)
     with write_aside(out) as aside:
         table.sort_values(["when", "scene_id"]).to_csv(aside, index=False, lineterminator="\n")
+
+
+def _dicts(table: pd.DataFrame) -> list[dict[str, str]]:
+    return [{str(name): str(value) for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _write(scenes: Sequence[Mapping[str, str]], columns: Sequence[str], path: Path) -> Counts:
