@@ -1,8 +1,9 @@
 """``python -m pipelines COMMAND``: the flows at the command line."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from pydantic import ValidationError
@@ -22,6 +23,20 @@ _root = click.option(
     help="Folder of dvc.yaml; here by default.",
 )
 _push = click.option("--push", "push_to", metavar="REMOTE", help="Store the results on this DVC remote.")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _sources(command: _Command) -> _Command:
+    """Add the options that say where scenes come from."""
+    for option in (
+        click.option("--commit", "commit_data", is_flag=True, help="Commit data.dvc to Git."),
+        click.option("--folder-options", "options", metavar="ARGS", default="", help="How its files are read."),
+        click.option("--stac", metavar="ARGS", help="Options of `python -m cgm2net catalog stac`, in quotes."),
+        click.option("--catalog", metavar="URI", help="A catalogue's path or URL."),
+        click.option("--folder", metavar="DIR", help="Watched folder: DIR/SCENE_ID/{optical,sar,…}.tif."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -60,42 +75,93 @@ def predict(root: Path, catalog: Path, model: str, out: Path) -> None:
 
 @main.command()
 @_root
-@click.option("--cron", required=True, metavar="CRON", help='When, as "minute hour day month weekday".')
-@click.option("--timezone", default="UTC", show_default=True, help="IANA time zone of the schedule.")
-@click.option("--predict-cron", metavar="CRON", help="When to map what was ingested; not at all by default.")
+@_sources
+@click.option("--again", is_flag=True, help="Judge scenes in quarantine too, though their files are the same.")
 @_push
-def serve(root: Path, cron: str, timezone: str, predict_cron: str | None, push_to: str | None) -> None:
-    """Run the flows on a schedule, from this process, until it is stopped; one run of each at a time."""
-    from prefect import serve as serve_all
-    from prefect.schedules import Cron
+def ingest(root: Path, **options: Any) -> None:
+    """Judge what a source has new, now; good scenes join data/, the others data/quarantine.csv."""
+    from pipelines import ingest as flows
+
+    _require_source(options)
+    state = flows.ingest(root.resolve(), **_placed(options), return_state=True)
+    if not state.is_completed():
+        raise click.ClickException(state.message or f"the flow run ended as {state.name}")
+
+
+@main.command()
+@_root
+@click.option("--incoming", type=click.Path(path_type=Path), help="A folder like artifacts/, instead of what came in.")
+@click.option("--reference", type=click.Path(path_type=Path), default=Path("artifacts"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("artifacts/drift"), show_default=True)
+@click.option("--max-psi", default=0.25, show_default=True, help="Population stability index above which it is drift,")
+@click.option("--max-chance", default=0.01, show_default=True, help="unless as large by chance more often than this.")
+@click.option("--min-scenes", default=6, show_default=True, help="On either side, for a feature to be judged.")
+def monitor(root: Path, **options: Any) -> None:
+    """Compare what came in since the last training with the training set, now."""
+    from pipelines import monitor as flows
+
+    state = flows.monitor(root.resolve(), **options, return_state=True)
+    if not state.is_completed():
+        raise click.ClickException(state.message or f"the flow run ended as {state.name}")
+
+
+@main.command()
+@_root
+@click.option("--cron", required=True, metavar="CRON", help='When, as "minute hour day month weekday".')
+@click.option("--timezone", default="UTC", show_default=True, help="IANA time zone of the schedules.")
+@click.option("--predict-cron", metavar="CRON", help="When to map what was ingested; not at all by default.")
+@click.option("--ingest-cron", metavar="CRON", help="When to take in what a source has new; needs a source.")
+@_sources
+@click.option("--monitor-cron", metavar="CRON", help="When to compare what came in with the training set.")
+@_push
+def serve(
+    root: Path, *, cron: str, timezone: str, push_to: str | None, predict_cron: str | None, ingest_cron: str | None,
+    monitor_cron: str | None, **source: Any,
+) -> None:  # fmt: skip
+    """Run the flows on a schedule, from this process, until it is stopped; one run of each at a time.
+
+    When the flow monitor finds drift, retrain runs at once.
+    """
     from prefect.settings import PREFECT_API_URL
-    from prefect.types.entrypoint import EntrypointType
 
-    from pipelines import predict, retrain
-
-    _require_schedule(cron, timezone, option="cron")
-    if predict_cron:
-        _require_schedule(predict_cron, timezone, option="predict-cron")
+    crons = {"cron": cron, "predict-cron": predict_cron, "ingest-cron": ingest_cron, "monitor-cron": monitor_cron}
+    for option, given in crons.items():
+        if given:
+            _require_schedule(given, timezone, option=option)
+    if ingest_cron or any(source.values()):
+        _require_source(source, cron=ingest_cron or "")
     if not PREFECT_API_URL.value():
         raise click.ClickException(
             "a schedule needs a Prefect server: run `prefect server start`, then name it in PREFECT_API_URL"
         )
-    module = EntrypointType.MODULE_PATH
-    here = str(root.resolve())
-    deployments: list[Any] = [
-        retrain.retrain.to_deployment(
-            "retrain", schedule=Cron(cron, timezone=timezone), parameters={"root": here, "push_to": push_to},
-            concurrency_limit=1, entrypoint_type=module,
-        )
-    ]  # fmt: skip
-    if predict_cron:
-        deployments.append(
-            predict.predict.to_deployment(
-                "predict", schedule=Cron(predict_cron, timezone=timezone), parameters={"root": here},
-                concurrency_limit=1, entrypoint_type=module,
-            )
-        )  # fmt: skip
-    serve_all(*deployments)
+    from pipelines.schedule import Schedule, run
+
+    schedule = Schedule(
+        timezone=timezone, retrain=cron, ingest=ingest_cron, monitor=monitor_cron, predict=predict_cron,
+        ingest_parameters=_placed(source),
+    )  # fmt: skip
+    run(schedule, root=root.resolve(), push_to=push_to)
+
+
+def _require_source(options: dict[str, Any], *, cron: str = "now") -> None:
+    """Refuse anything but one source, before Prefect is started."""
+    given = [f"--{name}" for name in ("folder", "catalog", "stac") if options[name] is not None]
+    if len(given) != 1:
+        raise click.UsageError(f"got {' and '.join(given) or 'no source'}; give one of --folder, --catalog, --stac")
+    if options["options"] and given != ["--folder"]:
+        raise click.UsageError(f"--folder-options say how files of --folder are read, not of {given[0]}")
+    if not cron:
+        raise click.UsageError(f"{given[0]} says what to take in, and --ingest-cron when; give both")
+
+
+def _placed(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with paths as seen from here, not from the project's folder."""
+    placed = dict(options)
+    if placed["folder"]:
+        placed["folder"] = str(Path(placed["folder"]).resolve())
+    if placed["catalog"] and "://" not in placed["catalog"]:
+        placed["catalog"] = str(Path(placed["catalog"]).resolve())
+    return placed
 
 
 def _require_schedule(cron: str, timezone: str, *, option: str) -> None:

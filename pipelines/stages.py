@@ -3,15 +3,17 @@
 Nothing here knows Prefect, and nothing knows what a stage does.
 """
 
+import contextlib
 import graphlib
 import os
 import re
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 
@@ -23,6 +25,8 @@ NUM_LAST_LINES = 20
 
 BUSY_SECONDS_MAX = 30.0
 """Longest pause between two tries while another DVC process works on the same files [s]."""
+
+_T = TypeVar("_T")
 
 _EDGE = re.compile(r'^"(?P<before>[^"]+)" -> "(?P<after>[^"]+)";$')
 _NODE = re.compile(r'^"(?P<name>[^"]+)";$')
@@ -43,6 +47,10 @@ class StageResult:
 
 class DvcError(CGM2NetError, RuntimeError):
     """A DVC command failed; the message holds its last lines."""
+
+
+class BusyError(DvcError):
+    """Another DVC process works on the same files."""
 
 
 class StageError(DvcError):
@@ -108,20 +116,63 @@ def run_stage(stage: str, *, root: Path, log: Log, force: bool = False) -> Stage
     """
     command = ["repro", "--single-item", *(["--force"] if force else []), stage]
     started = time.monotonic()
-    pause_seconds = 1.0
-    while True:
+
+    def attempt() -> StageResult:
         lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
         verdict = _Verdict(stage)
         code = _stream(_dvc_command(*command), root=root, sinks=(log, lines.append, verdict.read))
         seconds = round(time.monotonic() - started, 1)
         if code == 0 and verdict.result:
             return StageResult(stage=stage, result=verdict.result, seconds=seconds)
-        if not verdict.busy:
-            lines.append(f"exit status {code}" if code else "DVC did not say whether it ran, restored or skipped it")
-            raise StageError(StageResult(stage=stage, result="failed", seconds=seconds), "\n".join(lines))
-        log(f"another DVC process works on the files of {stage}: next try in {pause_seconds:.0f} s")
+        if verdict.busy:
+            raise BusyError(stage)
+        lines.append(f"exit status {code}" if code else "DVC did not say whether it ran, restored or skipped it")
+        raise StageError(StageResult(stage=stage, result="failed", seconds=seconds), "\n".join(lines))
+
+    return _when_free(attempt, what=stage, log=log)
+
+
+def _when_free(attempt: Callable[[], _T], *, what: str, log: Log) -> _T:
+    """Try until no other DVC process works on the same files."""
+    pause_seconds = 1.0
+    while True:
+        try:
+            return attempt()
+        except BusyError:
+            log(f"another DVC process works on the files of {what}: next try in {pause_seconds:.0f} s")
         time.sleep(pause_seconds)
         pause_seconds = min(2 * pause_seconds, BUSY_SECONDS_MAX)
+
+
+@contextlib.contextmanager
+def held(path: Path, *, root: Path, log: Log) -> Iterator[None]:
+    """Keep every DVC process off a file or folder; wait while one reads or writes it.
+
+    DVC hashes what a stage has read after the stage has ended: a file that changed meanwhile would pass for one that
+    the stage has seen.
+
+    Args:
+        path: what will be changed.
+        root: the folder of ``dvc.yaml``.
+        log: is told of the waiting.
+    """
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+    from dvc.rwlock import rwlock
+
+    with Repo(str(root)) as repo:
+        hardlink = repo.config["core"].get("hardlink_lock", False)
+
+        def attempt() -> contextlib.ExitStack:
+            stack = contextlib.ExitStack()
+            try:
+                stack.enter_context(rwlock(repo.tmp_dir, repo.fs, "ingest", [], [str(path)], hardlink))
+            except LockError as error:
+                raise BusyError(str(error)) from error
+            return stack
+
+        with _when_free(attempt, what=str(path), log=log):
+            yield
 
 
 class _Verdict:
@@ -144,7 +195,7 @@ class _Verdict:
 
 
 def dvc(*arguments: str, root: Path, log: Log | None = None) -> list[str]:
-    """Run one DVC command that is no stage.
+    """Run one DVC command that is no stage; waits while another DVC process works on the same files.
 
     Args:
         arguments: the command and its options.
@@ -157,13 +208,20 @@ def dvc(*arguments: str, root: Path, log: Log | None = None) -> list[str]:
     Raises:
         DvcError: if it fails.
     """
-    lines: list[str] = []
-    code = _stream(_dvc_command(*arguments), root=root, sinks=(lines.append, *([log] if log else [])))
-    if code:
-        raise DvcError(
-            "\n".join([f"`dvc {' '.join(arguments)}` in {root}: exit status {code}", *lines[-NUM_LAST_LINES:]])
-        )
-    return lines
+
+    def attempt() -> list[str]:
+        lines: list[str] = []
+        code = _stream(_dvc_command(*arguments), root=root, sinks=(lines.append, *([log] if log else [])))
+        if not code:
+            return lines
+        said = "\n".join([f"`dvc {' '.join(arguments)}` in {root}: exit status {code}", *lines[-NUM_LAST_LINES:]])
+        raise (BusyError if any(_BUSY.match(line) for line in lines) else DvcError)(said)
+
+    return _when_free(attempt, what=" ".join(arguments), log=log or _silent)
+
+
+def _silent(_line: str) -> None:
+    """Tell nobody."""
 
 
 def _dvc_command(*arguments: str) -> list[str]:

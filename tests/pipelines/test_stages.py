@@ -12,7 +12,7 @@ import pytest
 
 from cgm2net.settings import Settings
 from pipelines.process import lines
-from pipelines.stages import DvcError, StageError, list_stages, missing_data, run_stage
+from pipelines.stages import DvcError, StageError, dvc, held, list_stages, missing_data, run_stage
 
 
 def walk(root: Path) -> list[str]:
@@ -137,3 +137,48 @@ def test_no_setting_is_called_what_dvc_leaves_out_of_its_run_cache() -> None:
     names = {name for section in sections for name in getattr(section, "model_fields", {})}
     assert names.isdisjoint({"size", "nfiles"})
     assert "learning_rate" in names
+
+
+def test_data_are_changed_only_when_no_stage_reads_them(project: Path, change: Callable[..., None]) -> None:
+    change("prepare", do="wait")
+    told: list[str] = []
+
+    def waiting(line: str) -> None:
+        told.append(line)
+        (project / "go").touch()  # the stage ends now, and not before
+
+    def hold() -> bool:
+        with held(project / "data", root=project, log=waiting):
+            return (project / "artifacts/prepare/scenes.json").is_file()
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        threads = []
+
+        def first(line: str) -> None:
+            if line == "waits for go":
+                threads.append(pool.submit(hold))
+
+        assert run_stage("prepare", root=project, log=first).result == "ran"
+        assert threads[0].result(), "the stage had not ended"
+    assert "another DVC process works on the files of" in told[0]
+
+
+def test_pinning_waits_for_the_stage_that_reads_the_data(project: Path, change: Callable[..., None]) -> None:
+    change("prepare", do="wait")
+    told: list[str] = []
+
+    def waiting(line: str) -> None:
+        told.append(line)
+        if "another DVC process" in line:
+            (project / "go").touch()
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        threads = []
+
+        def first(line: str) -> None:
+            if line == "waits for go":
+                threads.append(pool.submit(dvc, "add", "data", root=project, log=waiting))
+
+        assert run_stage("prepare", root=project, log=first).result == "ran"
+        threads[0].result()
+    assert any("another DVC process works on the files of add data" in line for line in told)

@@ -1,0 +1,138 @@
+"""The flow that looks for drift, and the automation that retrains on it."""
+
+import csv
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+
+from cgm2net.catalog import COLUMNS
+from cgm2net.data import synthetic
+from cgm2net.errors import CatalogError
+from pipelines.monitor import monitor
+from pipelines.retrain import retrain
+from pipelines.schedule import AUTOMATION, retrain_on_drift
+from pipelines.stages import dvc
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("download", "validate", "coregister", "cloudmask")
+
+
+def eventually(ask: Callable[[], Any]) -> Any:
+    """Ask until the answer is not empty."""
+    pause = threading.Event()
+    for _ in range(600):
+        if answer := ask():
+            return answer
+        pause.wait(0.2)
+    raise AssertionError("no answer in time")
+
+
+def asked(path: str, body: dict[str, Any]) -> Any:
+    with get_client(sync_client=True) as api:
+        return api.request("POST", path, json=body).json()
+
+
+def write_table(path: Path, **columns: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def batch(folder: Path, *, cover: float, num: int = 12) -> Path:
+    """Write what the stages would have written of clouds over some scenes: `cover` and a hundredth more in each."""
+    names = [f"s{k:02}" for k in range(num)]
+    columns = {name: [""] * num for name in COLUMNS} | {"scene_id": names, "accepted": ["True"] * num}
+    covers = [f"{cover + k / 100:.2f}" for k in range(num)]
+    for stage in ("validate", "cloudmask"):
+        write_table(folder / stage / "scenes.csv", **columns, cloud_cover=covers)
+    return folder
+
+
+@pytest.mark.server
+def test_drift_is_told_shown_and_starts_a_training(server: dict[str, str], tmp_path: Path) -> None:
+    batch(tmp_path / "artifacts", cover=0.1)
+    batch(tmp_path / "new", cover=0.7)
+    deployment = retrain.to_deployment("retrain", parameters={"root": str(tmp_path)}).apply()
+    automation = retrain_on_drift(deployment)
+
+    state = monitor(tmp_path, incoming=Path("new"), return_state=True)
+
+    assert state.result() == ["cloud cover"]
+    assert "cloud cover drifted" in (tmp_path / "artifacts/drift/drift.html").read_text()
+    run_id = str(state.state_details.flow_run_id)
+    found = asked("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run_id]}}})
+    shown = {artifact["key"]: artifact["data"] for artifact in found}
+    assert shown["monitor-verdict"].startswith("**cloud cover drifted.** 12 scenes that came in against 12")
+    (row,) = json.loads(shown["monitor-features"])
+    assert (row["feature"], row["drifted"], row["psi"] > 0.25) == ("cloud cover", True, True)
+    events = eventually(
+        lambda: asked("/events/filter", {"filter": {"event": {"name": ["cgm2net.drift.detected"]}}})["events"]
+    )
+    payload = events[0]["payload"]
+    assert (payload["ids"], list(payload["psi"]), payload["num_incoming"]) == (["cloud cover"], ["cloud cover"], 12)
+    runs = {"deployments": {"id": {"any_": [str(deployment)]}}}
+    (run,) = eventually(lambda: asked("/flow_runs/filter", runs))
+    assert run["created_by"]["display_value"] == AUTOMATION
+    assert run["parameters"]["root"] == str(tmp_path)
+    with get_client(sync_client=True) as api:
+        api.delete_automation(automation)
+
+
+@pytest.mark.server
+def test_the_automation_is_made_once_and_stays_off_when_switched_off(server: dict[str, str], tmp_path: Path) -> None:
+    deployment = retrain.to_deployment("retrain", parameters={"root": str(tmp_path)}).apply()
+    first = retrain_on_drift(deployment)
+    with get_client(sync_client=True) as api:
+        api.pause_automation(first)
+        assert retrain_on_drift(deployment) == first
+        (automation,) = api.read_automations_by_name(AUTOMATION)
+        assert not automation.enabled
+        assert automation.actions[0].deployment_id == deployment
+        api.delete_automation(first)
+
+
+@pytest.mark.server
+def test_what_came_in_goes_through_the_stages_and_leaves_the_projects_own_alone(
+    server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    batch(tmp_path / "artifacts", cover=0.1)
+    spec = synthetic.SceneSpec(region=1, date="2024-06-01", size_px=96, cover=0.3)
+    files = {role: [synthetic.uri(role, spec)] * 2 for role in ("optical", "sar", "reference")}
+    empty = {name: ["", ""] for name in COLUMNS}
+    names = {"scene_id": ["s00", "new"], "region": ["r", "r"]}  # the reference holds s00
+    write_table(tmp_path / "data/catalog.csv", **{**empty, **files, **names})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    before = "data/catalog.csv"
+    stages: dict[str, Any] = {}
+    for name in STAGES:
+        stages[name] = {"cmd": "sleep 0", "deps": [before], "outs": [f"artifacts/{name}"]}
+        before = f"artifacts/{name}"
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    dvc("init", "--quiet", "--no-scm", root=tmp_path)
+
+    assert monitor(tmp_path) == []
+
+    report = json.loads((tmp_path / "artifacts/drift/drift.json").read_text())
+    assert (report["num_incoming"], report["num_reference"]) == (1, 12)
+    assert "cloud cover" in {feature["feature"] for feature in report["features"]}
+    assert sorted(p.name for p in (tmp_path / "artifacts").iterdir()) == ["cloudmask", "drift", "validate"]
+
+    write_table(
+        tmp_path / "data/catalog.csv", **{name: [values[0]] for name, values in {**empty, **files, **names}.items()}
+    )
+    assert monitor(tmp_path, out=Path("second")) == []
+    assert not (tmp_path / "second").exists()
+
+
+def test_without_a_reference_it_says_to_train_first(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="no validated scenes there; train first"):
+        monitor.fn(tmp_path)
