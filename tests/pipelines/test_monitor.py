@@ -2,8 +2,11 @@
 
 import csv
 import json
+import signal
+import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +63,6 @@ def batch(folder: Path, *, cover: float, num: int = 12) -> Path:
 def test_drift_is_told_shown_and_starts_a_training(server: dict[str, str], tmp_path: Path) -> None:
     batch(tmp_path / "artifacts", cover=0.1)
     batch(tmp_path / "new", cover=0.7)
-    deployment = retrain.to_deployment("retrain", parameters={"root": str(tmp_path)}).apply()
-    automation = retrain_on_drift(deployment)
 
     state = monitor(tmp_path, incoming=Path("new"), return_state=True)
 
@@ -78,12 +79,37 @@ def test_drift_is_told_shown_and_starts_a_training(server: dict[str, str], tmp_p
     )
     payload = events[0]["payload"]
     assert (payload["ids"], list(payload["psi"]), payload["num_incoming"]) == (["cloud cover"], ["cloud cover"], 12)
-    runs = {"deployments": {"id": {"any_": [str(deployment)]}}}
-    (run,) = eventually(lambda: asked("/flow_runs/filter", runs))
-    assert run["created_by"]["display_value"] == AUTOMATION
-    assert run["parameters"]["root"] == str(tmp_path)
-    with get_client(sync_client=True) as api:
-        api.delete_automation(automation)
+
+
+@pytest.mark.server
+def test_a_served_project_retrains_by_itself_when_drift_is_told(
+    project: Path, start: Callable[..., AbstractContextManager[subprocess.Popen[str]]]
+) -> None:
+    batch(project / "artifacts", cover=0.1)
+    batch(project / "new", cover=0.7)
+    source = ("--ingest-cron", "0 1 * * *", "--catalog", "incoming.csv", "--commit")
+    with start("serve", "--cron", "0 3 * * 1", "--monitor-cron", "0 2 * * *", *source) as process:
+
+        def deployed() -> dict[str, Any]:
+            assert process.poll() is None, process.communicate()[0]
+            flows = {found["name"]: found for found in asked("/deployments/filter", {}) if not found["paused"]}
+            return flows if {"retrain", "ingest", "monitor"} <= set(flows) else {}
+
+        flows = eventually(deployed)
+        assert [s["schedule"]["cron"] for s in flows["monitor"]["schedules"]] == ["0 2 * * *"]
+        assert [s["schedule"]["cron"] for s in flows["ingest"]["schedules"]] == ["0 1 * * *"]
+        parameters = flows["ingest"]["parameters"]
+        assert (parameters["catalog"], parameters["commit_data"]) == (str(ROOT / "incoming.csv"), True)
+        assert monitor(project, incoming=Path("new")) == ["cloud cover"]
+        ran = {
+            "deployments": {"id": {"any_": [flows["retrain"]["id"]]}},
+            "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+        }
+        (run,) = eventually(lambda: asked("/flow_runs/filter", ran))
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=120)[0]
+    assert run["created_by"]["display_value"] == AUTOMATION, output
+    assert (project / "artifacts/register/decision.json").is_file()
 
 
 @pytest.mark.server
