@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from repositories import command, commit
 
 from cgm2net import tracking
 from cgm2net.__main__ import main
@@ -38,21 +37,6 @@ class Project:
     root: Path
     tags: dict[str, str]
     "Of a version made there."
-
-
-def command(root: Path, *words: str) -> str:
-    environment = {name: text for name, text in os.environ.items() if not name.startswith(("DVC_", "GIT_", "MLFLOW_"))}
-    bins = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment |= {"PATH": bins, "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
-    return done.stdout.strip()
-
-
-def commit(root: Path, subject: str) -> None:
-    who = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    command(root, "git", "add", "-A")
-    command(root, "git", *who, "commit", "-qm", subject)
 
 
 @pytest.fixture(scope="module")

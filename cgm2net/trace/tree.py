@@ -27,7 +27,7 @@ def as_tree(trace: Trace) -> Tree:
         _add_run(tree, run, known)
     for version in trace.versions:
         _add_version(tree, version, known)
-    _add(tree, f"maps: {len(trace.maps)}", [_map(one) for one in trace.maps])
+    _add(tree, f"maps: {len(trace.maps)}", [_map(one) for one in trace.maps] or ["none in the folders searched"])
     _add(tree, "could not be followed", [f"{gap.link}: {gap.why}" for gap in trace.gaps])
     return tree
 

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import rasterio
 import yaml
 from click.testing import CliRunner
 from rasterio.transform import from_origin
+from repositories import command, commit
 from rich.console import Console
 
 from cgm2net import registry, tracking
@@ -49,22 +48,6 @@ class Made:
     commits: dict[str, str]
     hashes: dict[str, str]
     "DVC's, of the first data, and of both outputs."
-
-
-def command(root: Path, *words: str) -> str:
-    environment = {name: text for name, text in os.environ.items() if not name.startswith(("DVC_", "GIT_", "MLFLOW_"))}
-    bins = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment |= {"PATH": bins, "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
-    return done.stdout.strip()
-
-
-def commit(root: Path, subject: str) -> str:
-    who = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    command(root, "git", "add", "-A")
-    command(root, "git", *who, "commit", "-qm", subject)
-    return command(root, "git", "rev-parse", "HEAD")
 
 
 def pinned(root: Path) -> str:
@@ -386,7 +369,15 @@ def test_long_lists_are_shortened_in_the_tree_alone(here: Made, tmp_path: Path) 
         write_map(tmp_path / f"s{number:02d}", {"name": "cgm2net", "version": "1", "sha256": MODEL_HASH})
     found = trace("models:/cgm2net/1", maps=[tmp_path])
     assert len(found.maps) == 12
+    assert "… and 2 more; --json has all" in drawn(found)
+
+
+def test_that_there_are_no_maps_is_said(here: Made) -> None:
+    assert "none in the folders searched" in drawn(trace("models:/orphan/1", maps=[Path("maps")]))
+
+
+def drawn(found: Trace) -> str:
     console = Console(width=300)
     with console.capture() as captured:
         console.print(as_tree(found))
-    assert "… and 2 more; --json has all" in captured.get()
+    return captured.get()
