@@ -185,6 +185,12 @@ def test_what_a_folder_refuses_is_kept_and_what_it_cannot_read_is_told(tmp_path:
         wrong.ask(tmp_path / "list", root=tmp_path, log=lambda _: None)
 
 
+def test_a_source_is_named_without_its_keys() -> None:
+    assert str(Source(catalog="https://me:secret@host/a/catalog.csv?token=x")) == "https://host/a/catalog.csv"
+    assert str(Source(catalog="a/catalog.csv")) == "a/catalog.csv"
+    assert str(Source(folder=Path("/incoming"))) == "folder /incoming"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
