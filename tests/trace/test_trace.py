@@ -1,149 +1,20 @@
 """Lineage from any end, through a real MLflow store, a real Git repository and a real DVC cache."""
 
 import json
-import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
-import rasterio
-import yaml
 from click.testing import CliRunner
-from rasterio.transform import from_origin
-from repositories import command, commit
 from rich.console import Console
+from traced_project import DATA_HASH, LOST_COMMIT, LOST_DATA, MODEL_HASH, Made, write_map
 
-from cgm2net import registry, tracking
 from cgm2net.__main__ import main
-from cgm2net.catalog import COLUMNS, write_scenes
 from cgm2net.errors import DataError
 from cgm2net.files import write_json
-from cgm2net.promotion import rollback
 from cgm2net.trace.command import trace
-from cgm2net.trace.history import Lock
 from cgm2net.trace.records import Trace
 from cgm2net.trace.tree import as_tree
-
-DATA_HASH, MODEL_HASH = "d" * 64, "e" * 64
-LOST_COMMIT, LOST_DATA = "0" * 40, "0" * 32 + ".dir"
-STAGES = {
-    "tile": {"cmd": "cp -r data artifacts/tile", "deps": ["data"], "outs": ["artifacts/tile"]},
-    "train": {"cmd": "cp -r run artifacts/train", "deps": ["artifacts/tile"], "outs": ["artifacts/train"]},
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """A project in which everything has been made once, and its data were changed since."""
-
-    root: Path
-    run_id: str
-    "Trained version 1, from a clean tree, on pinned data."
-    lost_run_id: str
-    "Trained version 2, of which little can be found again."
-    commits: dict[str, str]
-    hashes: dict[str, str]
-    "DVC's, of the first data, and of both outputs."
-
-
-def pinned(root: Path) -> str:
-    return str(yaml.safe_load((root / "data.dvc").read_text())["outs"][0]["md5"])
-
-
-def train_run(name: str, *, tags: dict[str, str]) -> str:
-    with tracking.run(Path(f"{name}.json"), experiment="e", name=name, params={"steps": 400}, tags=tags) as run:
-        return run.run_id
-
-
-def keep_verdicts(root: Path, run_id: str) -> None:
-    rows = [
-        {**dict.fromkeys(COLUMNS, ""), "scene_id": name, "region": "r", "accepted": not reason, "reason": reason}
-        for name, reason in {"a": "", "b": "SAR is not in dB"}.items()
-    ]
-    (root / "validate").mkdir()
-    write_scenes(pd.DataFrame(rows), root / "validate/scenes.csv")
-    tracking.connect().log_artifact(run_id, str(root / "validate/scenes.csv"), "validate")
-
-
-def register(name: str, run_id: str, tags: dict[str, str]) -> None:
-    made = tracking.connect().create_model_version(name, source="nowhere", run_id=run_id, tags=tags)
-    version = registry.version_numbered(name, int(made.version))
-    assert version is not None
-    registry.set_alias(version, alias="champion", why="better", who="register")
-
-
-def write_map(folder: Path, model: dict[str, str]) -> None:
-    folder.mkdir(parents=True)
-    write_json(folder / "item.json", {"id": folder.name, "properties": {"cgm2net:model": model}})
-    profile = {"driver": "GTiff", "width": 4, "height": 4, "count": 1, "dtype": "uint8", "crs": "EPSG:32632"}
-    with rasterio.open(folder / "classes.tif", "w", **profile, transform=from_origin(5e5, 5e6, 10, 10)) as file:
-        file.write(np.zeros((1, 4, 4), np.uint8))
-        file.update_tags(**{f"CGM2NET_MODEL_{key.upper()}": text for key, text in model.items()})
-
-
-@pytest.fixture(scope="module")
-def made(new_store: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Made:
-    root = tmp_path_factory.mktemp("traced")
-    shutil.copy(new_store[0], root / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("MLFLOW_", "DVC_", "GIT_")):
-                patch.delenv(name)
-        patch.chdir(root)
-        return _make(root)
-
-
-def _make(root: Path) -> Made:
-    (root / ".gitignore").write_text(
-        "/data\n/artifacts/\n/mlflow.db*\n/mlartifacts/\n/maps/\n/validate/\n/*.json\n/run\n"
-    )
-    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
-    for name in ("data", "run", "artifacts"):
-        (root / name).mkdir()
-    (root / "data/catalog.csv").write_text("first\n")
-    for words in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "add", "-q", "data"]):
-        command(root, *words)
-    commits = {"pin": commit(root, "Pin the first scenes")}
-    found = {"git_commit": commits["pin"], "git_dirty": "false", "data_version": pinned(root), "data_hash": DATA_HASH}
-    parent = train_run("parent", tags={})
-    run_id = train_run("good", tags={**found, "mlflow.parentRunId": parent, "prefect_flow_run": "brave-otter"})
-    keep_verdicts(root, run_id)
-    write_json(root / "run/run.json", {"run_id": run_id})
-    command(root, "dvc", "repro", "-q")
-    commits["made"] = commit(root, "Lock what was made")
-    lock = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
-    hashes = {"data": pinned(root), **{name: lock[name]["outs"][0]["md5"] for name in STAGES}}
-    lost = {"git_commit": LOST_COMMIT, "git_dirty": "true", "data_version": LOST_DATA, "data_hash": "f" * 64}
-    lost_run_id = train_run("lost", tags=lost)
-    tracking.connect().create_registered_model("cgm2net")
-    register("cgm2net", run_id, {**found, "model_sha256": MODEL_HASH})
-    register("cgm2net", lost_run_id, {**lost, "model_sha256": "b" * 64})
-    rollback("cgm2net", why="dark maps", who="ada")
-    tracking.connect().create_registered_model("orphan")
-    tracking.connect().create_model_version("orphan", source="nowhere")
-    model = {"name": "cgm2net", "version": "1", "sha256": MODEL_HASH, "run_id": run_id, **found}
-    write_map(root / "maps/day/s1", model)
-    write_map(root / "maps/day/s2", {"name": "train", "version": "", "sha256": MODEL_HASH, **found, "run_id": run_id})
-    write_map(root / "maps/day/foreign", {**model, "sha256": "1" * 64, "run_id": "9" * 32})
-    write_map(root / "maps/day/lost", {**model, "version": "2", "sha256": "b" * 64, "run_id": lost_run_id, **lost})
-    (root / "data/catalog.csv").write_text("second\n")
-    command(root, "dvc", "add", "-q", "data")
-    commits["later"] = commit(root, "Pin more scenes")
-    return Made(root=root, run_id=run_id, lost_run_id=lost_run_id, commits=commits, hashes=hashes)
-
-
-@pytest.fixture
-def here(made: Made, monkeypatch: pytest.MonkeyPatch) -> Made:
-    """The working directory: the project; only read."""
-    for name in list(os.environ):
-        if name.startswith(("MLFLOW_", "DVC_", "GIT_")):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(made.root)
-    return made
 
 
 def ends(made: Made) -> dict[str, str]:
@@ -327,25 +198,6 @@ def test_what_is_not_in_the_cache_is_said(here: Made, tmp_path: Path) -> None:
     assert found.runs == ()
     (why, *_) = {why for link, why in gaps(found).items() if link.startswith("run of artifacts/train")}
     assert why == "not in DVC's cache here; `dvc fetch` may bring it"
-
-
-def stage(**kinds: dict[str, str]) -> dict[str, Any]:
-    return {kind: [{"path": path, "md5": md5} for path, md5 in made.items()] for kind, made in kinds.items()}
-
-
-def test_only_equal_hashes_link_in_a_lock() -> None:
-    """After an interrupted `dvc repro` the lock holds new tiles beside a training on old ones."""
-    stages = {
-        "tile": stage(deps={"data": "d2", "tile.py": "c"}, outs={"tiles": "t2"}),
-        "train": stage(deps={"tiles": "t1", "train.py": "c"}, outs={"model": "m1"}),
-        "evaluate": stage(deps={"model": "m1"}, outs={"metrics": "e1"}),
-    }
-    lock = Lock(commit=None, stages=stages)
-    assert lock.chain("t2") == {("data", "d2"), ("tile.py", "c"), ("tiles", "t2")}
-    model = {("tiles", "t1"), ("train.py", "c"), ("model", "m1"), ("metrics", "e1")}
-    assert lock.chain("m1") == model
-    assert lock.chain("t1") == {("tiles", "t1"), ("model", "m1"), ("metrics", "e1")}
-    assert lock.chain("nothing") == set()
 
 
 def test_the_tree_is_readable_and_json_has_all(here: Made) -> None:
