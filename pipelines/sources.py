@@ -50,11 +50,11 @@ class Source:
             The list: path or URL of a catalogue, of which there may be none where nothing is usable.
 
         Raises:
-            CatalogError: if the watched folder is not there.
+            CatalogError: if the watched folder or the catalogue is not there.
             CommandError: if the source cannot be asked.
         """
         if self.catalog:
-            return self.catalog if "://" in self.catalog else str(root / self.catalog)
+            return self.catalog if "://" in self.catalog else str(_existing(root / self.catalog))
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         listed = folder / "catalog.csv"
@@ -68,6 +68,12 @@ class Source:
             _show_known(folder, root=root)
             _list("stac", *shlex.split(self.stac or ""), "--append", listed=listed, root=root, log=log)
         return str(listed)
+
+
+def _existing(catalog: Path) -> Path:
+    if not catalog.is_file():
+        raise CatalogError(f"{catalog}: no catalogue there; correct the path, or write it")
+    return catalog
 
 
 def _list(*arguments: str, listed: Path, root: Path, log: Log) -> None:

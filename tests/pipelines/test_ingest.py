@@ -53,7 +53,7 @@ def git(root: Path, *arguments: str) -> str:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Git and DVC project of two stages with one scene in its catalogue, and a remote called `store`."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    root = tmp_path / "project"
+    root = tmp_path / f"project-{tmp_path.name}"  # its name tells its events from those of other tests
     write_catalog(root / "data/catalog.csv", old="none")
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["download"]["num_workers"] = params["validate"]["num_workers"] = 1
@@ -169,6 +169,8 @@ def test_an_empty_watched_folder_is_no_error_and_a_missing_one_is(tmp_path: Path
     source = Source(folder=Path("watched"))
     with pytest.raises(CatalogError, match="watched folder is not there"):
         source.ask(tmp_path / "list", root=tmp_path, log=print)
+    with pytest.raises(CatalogError, match=r"nowhere\.csv: no catalogue there"):
+        Source(catalog="nowhere.csv").ask(tmp_path / "list", root=tmp_path, log=print)
     (tmp_path / "watched/a").mkdir(parents=True)
     (tmp_path / "watched/a/.optical.tif.part").write_text("on its way")
     assert not Path(source.ask(tmp_path / "list", root=tmp_path, log=print)).exists()
