@@ -30,6 +30,7 @@ from cgm2net.settings import CloudmaskSettings, CoregisterSettings
 BLOCK_PX = 2048
 """Columns that are read at once: what memory grows with, in place of the scene's width."""
 
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 _STRIP_PX = 64  # rows that are made what is stored at once
 
 PICTURE_PX = 1024
@@ -87,6 +88,7 @@ def predict_scene(inputs: SceneInputs, model: LoadedModel, out_dir: Path, *, set
         MetricError: if the network gives a number that is not finite.
     """
     torch.set_num_threads(settings.num_threads)
+    _one_heap()
     clock, card, folder = _Clock(), model.card, out_dir / inputs.scene_id
     out_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -159,6 +161,13 @@ def _pass_over(
                 del final_CHW, strip_CHW, part  # not to be there beside the next windows' answers
                 _give_back()
             progress.advance(bar)
+
+
+def _one_heap() -> None:
+    """Let threads share one heap: what one thread has freed glibc gives to no other, so that the peak would creep up
+    with the number of blocks read."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _give_back() -> None:
