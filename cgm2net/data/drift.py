@@ -176,9 +176,8 @@ def _compare_classes(old: Batch, new: Batch, *, min_scenes: int) -> FeatureDrift
     rows = [np.array([[scene.get(code, 0.0) for code in codes] for scene in b.class_shares]) for b in (old, new)]
     before, after = (part.mean(axis=0) for part in rows)
     most = int(np.argmax(np.abs(after - before)))
-    found = replace(
-        found, reference=float(before[most]), incoming=float(after[most]), note=f"class {codes[most]} moved most"
-    )
+    note = f"class {codes[most]} moved most" if after[most] != before[most] else ""
+    found = replace(found, reference=float(before[most]), incoming=float(after[most]), note=note)
     return _measured(found, rows, rows, _half_sum)
 
 
