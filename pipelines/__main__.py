@@ -12,6 +12,8 @@ _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # As often as Prefect allows: a run that is silent for longer than pipelines.automations.SILENT_SECONDS has died.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # Without a server Prefect starts a temporary one, which takes 12 to 23 s on a small machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
 }
@@ -50,13 +52,13 @@ def main() -> None:
 @_root
 @click.option("--force", metavar="STAGE", multiple=True, help="Run this stage even if nothing changed; repeatable.")
 @_push
-def retrain(root: Path, force: tuple[str, ...], push_to: str | None) -> None:
+@click.option("--if-busy", type=click.Choice(["wait", "skip"]), default="wait", show_default=True,
+              help="What to do while another run works on the project.")  # fmt: skip
+def retrain(root: Path, **options: Any) -> None:
     """Bring every stage up to date, now."""
     from pipelines import retrain as flows
 
-    state = flows.retrain(root.resolve(), force, push_to, return_state=True)
-    if not state.is_completed():
-        raise click.ClickException(state.message or f"the flow run ended as {state.name}")
+    _run(flows.retrain, root, **options)
 
 
 @main.command()
@@ -64,13 +66,11 @@ def retrain(root: Path, force: tuple[str, ...], push_to: str | None) -> None:
 @click.option("--catalog", type=click.Path(path_type=Path), default=Path("data/catalog.csv"), show_default=True)
 @click.option("--model", default="models:/cgm2net@champion", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("maps"), show_default=True)
-def predict(root: Path, catalog: Path, model: str, out: Path) -> None:
+def predict(root: Path, **options: Any) -> None:
     """Map every scene of the catalogue that has no map by this model, now."""
     from pipelines import predict as flows
 
-    state = flows.predict(root.resolve(), catalog, model, out, return_state=True)
-    if not state.is_completed():
-        raise click.ClickException(state.message or f"the flow run ended as {state.name}")
+    _run(flows.predict, root, **options)
 
 
 @main.command()
@@ -83,9 +83,7 @@ def ingest(root: Path, **options: Any) -> None:
     from pipelines import ingest as flows
 
     _require_source(options)
-    state = flows.ingest(root.resolve(), **_placed(options), return_state=True)
-    if not state.is_completed():
-        raise click.ClickException(state.message or f"the flow run ended as {state.name}")
+    _run(flows.ingest, root, **_placed(options))
 
 
 @main.command()
@@ -100,9 +98,7 @@ def monitor(root: Path, **options: Any) -> None:
     """Compare what came in since the last training with the training set, now."""
     from pipelines import monitor as flows
 
-    state = flows.monitor(root.resolve(), **options, return_state=True)
-    if not state.is_completed():
-        raise click.ClickException(state.message or f"the flow run ended as {state.name}")
+    _run(flows.monitor, root, **options)
 
 
 @main.command()
@@ -141,6 +137,20 @@ def serve(
         ingest_parameters=_placed(source),
     )  # fmt: skip
     run(schedule, root=root.resolve(), push_to=push_to)
+
+
+def _run(flow: Callable[..., Any], root: Path, **parameters: Any) -> None:
+    """Run a flow here; end with 1 and its message unless it completes."""
+    from prefect import tags
+
+    from pipelines.events import TAG
+
+    with tags(TAG):
+        state = flow(root.resolve(), **parameters, return_state=True)
+    if not state.is_completed():
+        raise click.ClickException(state.message or f"the flow run ended as {state.name}")
+    if state.name != "Completed":
+        click.echo(f"{state.name}: {state.message}")
 
 
 def _require_source(options: dict[str, Any], *, cron: str = "now") -> None:

@@ -5,59 +5,15 @@ scene here costs the project nothing later. Nothing here knows Prefect.
 """
 
 import csv
-import fcntl
-import os
 import shutil
-import sys
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
-from cgm2net.errors import CGM2NetError
-from pipelines.process import Log, stream
-from pipelines.stages import NUM_LAST_LINES
+from pipelines.library import CommandError, run_library
+from pipelines.process import Log
 
 CACHE = Path(".cache")
-
-
-class CommandError(CGM2NetError, RuntimeError):
-    """A command of the library failed; the message holds its last lines."""
-
-
-def run_library(*arguments: str, root: Path, log: Log, cwd: Path | None = None) -> None:
-    """Run ``python -m cgm2net``.
-
-    Args:
-        arguments: the command and its options.
-        root: the project, whose library runs where it has one.
-        log: receives each line as it comes.
-        cwd: folder to run in; the project by default.
-
-    Raises:
-        CommandError: if it fails.
-    """
-    lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "1"}
-    command = [sys.executable, "-m", "cgm2net", *arguments]
-    if code := stream(command, cwd=cwd or root, env=env, sinks=(log, lines.append)):
-        raise CommandError("\n".join([f"`cgm2net {' '.join(arguments[:2])}` ended with status {code}", *lines]))
-
-
-@contextmanager
-def alone(folder: Path, *, log: Log) -> Iterator[None]:
-    """Hold a folder for this process; wait, and say so, while another has it. The lock ends with its process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log(f"another run works in {folder}: waiting for its end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def empty(folder: Path, *, root: Path) -> Path:

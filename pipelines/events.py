@@ -9,6 +9,9 @@ ACCEPTED = "cgm2net.data.accepted"
 REFUSED = "cgm2net.data.refused"
 DRIFTED = "cgm2net.drift.detected"
 
+TAG = "cgm2net"
+"""On every run of a flow that a command or deployment starts: these send a heartbeat every 30 s."""
+
 NUM_NAMED = 200
 """An event names so many of what it counts: the server refuses large ones."""
 

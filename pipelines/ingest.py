@@ -14,8 +14,10 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from pipelines.batch import alone, empty, read_rows, run_library, run_stage_in
+from pipelines.alone import alone
+from pipelines.batch import empty, read_rows, run_stage_in
 from pipelines.events import ACCEPTED, REFUSED, tell
+from pipelines.library import run_library
 from pipelines.process import Log
 from pipelines.retrain import pull
 from pipelines.sources import Source

@@ -9,8 +9,10 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from cgm2net.errors import CatalogError
-from pipelines.batch import alone, empty, read_rows, run_library, run_stage_in, scenes_of
+from pipelines.alone import alone
+from pipelines.batch import empty, read_rows, run_stage_in, scenes_of
 from pipelines.events import DRIFTED, tell
+from pipelines.library import run_library
 from pipelines.stages import list_stages
 
 WORK = Path(".cache/cgm2net/monitor")

@@ -19,6 +19,9 @@ from pathlib import Path
 
 Log = Callable[[str], object]
 
+NUM_LAST_LINES = 20
+"""Lines of a failed command that its error repeats."""
+
 PROGRESS_SECONDS = 10.0
 """A progress bar is handed on at most this often [s]; it redraws itself many times a second."""
 

@@ -4,10 +4,10 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from cgm2net.errors import CatalogError
-from pipelines.batch import CommandError, run_library
+from pipelines.addresses import without_keys
+from pipelines.library import CommandError, run_library
 from pipelines.process import Log
 
 
@@ -34,8 +34,7 @@ class Source:
     def __str__(self) -> str:
         """Name the source in tables and events, without what a URL holds of keys."""
         if self.catalog and "://" in self.catalog:
-            url = urlsplit(self.catalog)
-            return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()
+            return without_keys(self.catalog)
         return f"folder {self.folder}" if self.folder else self.catalog or f"stac {self.stac}"
 
     def ask(self, folder: Path, *, root: Path, log: Log) -> str:

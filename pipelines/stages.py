@@ -18,10 +18,7 @@ from typing import Literal, TypeVar
 import yaml
 
 from cgm2net.errors import CGM2NetError
-from pipelines.process import Log, stream
-
-NUM_LAST_LINES = 20
-"""Lines of a failed command that its error repeats."""
+from pipelines.process import NUM_LAST_LINES, Log, stream
 
 BUSY_SECONDS_MAX = 30.0
 """Longest pause between two tries while another DVC process works on the same files [s]."""

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 import yaml
+from asked import DEADLINE_SECONDS, asked, eventually
 from click.testing import CliRunner
-from prefect.client.orchestration import get_client
 
 from cgm2net.catalog import COLUMNS
 from cgm2net.data import synthetic
 from cgm2net.errors import CatalogError
 from pipelines.__main__ import main
-from pipelines.batch import CommandError, alone
+from pipelines.alone import alone
 from pipelines.ingest import ingest
+from pipelines.library import CommandError
 from pipelines.sources import Source
 from pipelines.stages import dvc
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_SECONDS = 120
 
 
 def write_catalog(path: Path, **scenes: str) -> None:
@@ -77,19 +77,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def told(event: str, project: Path) -> list[dict[str, Any]]:
     """Ask the server for the events of a kind; they arrive a moment after they were told."""
     body = {"filter": {"event": {"name": [event]}}}
-    with get_client(sync_client=True) as api:
-        found = api.request("POST", "/events/filter", json=body).json()["events"]
+    found = asked("/events/filter", body)["events"]
     return [e["payload"] for e in found if e["resource"]["prefect.resource.id"].endswith(project.name)]
-
-
-def eventually(ask: Callable[[], Any]) -> Any:
-    """Ask until the answer is not empty."""
-    pause = threading.Event()
-    for _ in range(DEADLINE_SECONDS * 5):
-        if answer := ask():
-            return answer
-        pause.wait(0.2)
-    raise AssertionError("no answer in time")
 
 
 @pytest.mark.server

@@ -4,7 +4,6 @@ import csv
 import json
 import signal
 import subprocess
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,33 +11,19 @@ from typing import Any
 
 import pytest
 import yaml
+from asked import artifacts, asked, deployments, eventually
 from prefect.client.orchestration import get_client
 
 from cgm2net.catalog import COLUMNS
 from cgm2net.data import synthetic
 from cgm2net.errors import CatalogError
+from pipelines.automations import RETRAIN, retrain_on_drift
 from pipelines.monitor import monitor
 from pipelines.retrain import retrain
-from pipelines.schedule import AUTOMATION, retrain_on_drift
 from pipelines.stages import dvc
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("download", "validate", "coregister", "cloudmask")
-
-
-def eventually(ask: Callable[[], Any]) -> Any:
-    """Ask until the answer is not empty."""
-    pause = threading.Event()
-    for _ in range(600):
-        if answer := ask():
-            return answer
-        pause.wait(0.2)
-    raise AssertionError("no answer in time")
-
-
-def asked(path: str, body: dict[str, Any]) -> Any:
-    with get_client(sync_client=True) as api:
-        return api.request("POST", path, json=body).json()
 
 
 def write_table(path: Path, **columns: list[str]) -> None:
@@ -68,11 +53,9 @@ def test_drift_is_told_shown_and_starts_a_training(server: dict[str, str], tmp_p
 
     assert state.result() == ["cloud cover"]
     assert "cloud cover drifted" in (tmp_path / "artifacts/drift/drift.html").read_text()
-    run_id = str(state.state_details.flow_run_id)
-    found = asked("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run_id]}}})
-    shown = {artifact["key"]: artifact["data"] for artifact in found}
+    shown = artifacts(state.state_details.flow_run_id)
     assert shown["monitor-verdict"].startswith("**cloud cover drifted.** 12 scenes that came in against 12")
-    (row,) = json.loads(shown["monitor-features"])
+    (row,) = shown["monitor-features"]
     assert (row["feature"], row["drifted"], row["psi"] > 0.25) == ("cloud cover", True, True)
     about = {"event": {"name": ["cgm2net.drift.detected"]}, "resource": {"id": [f"cgm2net.project.{tmp_path.name}"]}}
     (event,) = eventually(lambda: asked("/events/filter", {"filter": about})["events"])
@@ -91,7 +74,7 @@ def test_a_served_project_retrains_by_itself_when_drift_is_told(
 
         def deployed() -> dict[str, Any]:
             assert process.poll() is None, process.communicate()[0]
-            flows = {found["name"]: found for found in asked("/deployments/filter", {}) if not found["paused"]}
+            flows = deployments(project)
             return flows if {"retrain", "ingest", "monitor"} <= set(flows) else {}
 
         flows = eventually(deployed)
@@ -109,7 +92,7 @@ def test_a_served_project_retrains_by_itself_when_drift_is_told(
         (run,) = eventually(retrained)
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=120)[0]
-    assert run["created_by"]["display_value"] == AUTOMATION, output
+    assert run["created_by"]["display_value"] == RETRAIN, output
     assert (project / "artifacts/register/decision.json").is_file()
 
 
@@ -120,7 +103,7 @@ def test_the_automation_is_made_once_and_stays_off_when_switched_off(server: dic
     with get_client(sync_client=True) as api:
         api.pause_automation(first)
         assert retrain_on_drift(deployment) == first
-        (automation,) = api.read_automations_by_name(AUTOMATION)
+        (automation,) = api.read_automations_by_name(RETRAIN)
         assert not automation.enabled
         assert automation.actions[0].deployment_id == deployment
         api.delete_automation(first)

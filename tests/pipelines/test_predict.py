@@ -14,7 +14,8 @@ from cgm2net.data import synthetic
 from cgm2net.model.calibration import Calibration
 from cgm2net.model.interface import NetworkConfig
 from cgm2net.model.network import CGM2Net
-from pipelines.predict import PredictError, predict
+from pipelines.library import CommandError
+from pipelines.predict import predict
 
 ROOT = Path(__file__).parents[2]
 BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
@@ -63,5 +64,5 @@ def test_the_flow_maps_new_scenes_and_says_why_others_are_refused(
 
 @pytest.mark.server
 def test_the_flow_fails_with_the_commands_last_words(server: dict[str, str], catalog: Callable[..., Path]) -> None:
-    with pytest.raises(PredictError, match=r"card\.json: not there"):
+    with pytest.raises(CommandError, match=r"card\.json: not there"):
         predict(catalog(good="none"), model="nowhere")

@@ -1,58 +1,27 @@
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
+from asked import DEADLINE_SECONDS, artifacts, deployments, eventually, runs_in, task_states
 from click.testing import CliRunner
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from pipelines.__main__ import main
 from pipelines.retrain import decision_rows, mlflow_link, retrain
 from pipelines.stages import dvc
 
-DEADLINE_SECONDS = 120
-
-
-def eventually(ask: Callable[[], Any]) -> Any:
-    """Ask until the answer is not None."""
-    end = time.monotonic() + DEADLINE_SECONDS
-    while (answer := ask()) is None:
-        assert time.monotonic() < end, "no answer in time"
-        time.sleep(0.2)
-    return answer
-
 
 def client() -> SyncPrefectClient:
     return get_client(sync_client=True)
-
-
-# Asked without the client's read_artifacts and read_task_runs: with the fastapi that is installed, the server refuses
-# the null that they send for each filter which is not given.
-
-
-def artifacts(flow_run_id: UUID) -> dict[str, Any]:
-    body = {"artifacts": {"flow_run_id": {"any_": [str(flow_run_id)]}}}
-    with client() as api:
-        found = api.request("POST", "/artifacts/filter", json=body).json()
-    return {a["key"]: json.loads(a["data"]) if a["type"] == "table" else a["data"] for a in found}
-
-
-def task_states(flow_run_id: UUID) -> dict[str, tuple[str, str]]:
-    body = {"flow_runs": {"id": {"any_": [str(flow_run_id)]}}}
-    with client() as api:
-        found = api.request("POST", "/task_runs/filter", json=body).json()
-    return {run["name"]: (run["state"]["type"], run["state"]["message"]) for run in found}
 
 
 @pytest.mark.server
@@ -100,6 +69,49 @@ def test_an_interrupted_run_leaves_no_stage_behind(
 
 
 @pytest.mark.server
+def test_of_eight_started_at_once_one_works_and_the_others_wait_or_skip(
+    project: Path,
+    change: Callable[..., None],
+    start: Callable[..., AbstractContextManager[subprocess.Popen[str]]],
+) -> None:
+    change("prepare", do="wait")
+    once = Path(shutil.copytree(project, project.with_name("once")))
+    told: set[int] = set()
+
+    def output_of(process: subprocess.Popen[str]) -> str:
+        lines = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if "another run works in" in line:
+                told.add(process.pid)
+        assert process.wait() == 0, lines
+        return "".join(lines)
+
+    with ExitStack() as stack, ThreadPoolExecutor(8) as pool:
+        started = [stack.enter_context(start("retrain", "--if-busy", how)) for how in ["skip"] * 6 + ["wait"] * 2]
+        ending = [pool.submit(output_of, process) for process in started]
+        eventually(lambda: len(told) == 7)
+        (project / "go").touch()  # the one that works ends now, and not before
+        outputs = [future.result(DEADLINE_SECONDS) for future in ending]
+
+    worked = [number for number, output in enumerate(outputs) if "Running stage" in output]
+    assert len(worked) == 1
+    skipped = [number for number, output in enumerate(outputs) if "Skipped: another run works in" in output]
+    assert skipped == [number for number in range(6) if number not in worked]
+    states = sorted(run["state"]["name"] for run in runs_in(project))
+    assert states == ["Completed"] * (8 - len(skipped)) + ["Skipped"] * len(skipped)
+    (once / "go").touch()
+    dvc("repro", root=once)
+    assert made(project) == made(once)
+
+
+def made(root: Path) -> dict[str, bytes]:
+    files = [root / "dvc.lock", *sorted(path for path in (root / "artifacts").rglob("*") if path.is_file())]
+    return {str(file.relative_to(root)): file.read_bytes() for file in files}
+
+
+@pytest.mark.server
 def test_a_served_run_pulls_walks_shows_and_pushes(
     project: Path, start: Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 ) -> None:
@@ -114,12 +126,9 @@ def test_a_served_run_pulls_walks_shows_and_pushes(
 
         def deployed() -> Any:
             assert process.poll() is None, process.communicate()[0]
-            try:
-                return api.read_deployment_by_name("retrain/retrain")
-            except ObjectNotFound:
-                return None
+            return deployments(project).get("retrain")
 
-        deployment = eventually(deployed)
+        deployment = api.read_deployment(eventually(deployed)["id"])
         (planned,) = deployment.schedules
         assert (planned.schedule.cron, planned.schedule.timezone) == ("0 3 * * 1", "Europe/Berlin")
         assert planned.active
