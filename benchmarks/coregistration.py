@@ -31,7 +31,6 @@ from cgm2net.settings import CoregisterSettings
 
 WRONG_PX = 1.5
 SETTINGS = CoregisterSettings()
-LIMITS = SETTINGS.model_dump(include={"window_px", "max_shift_px", "min_shift_px", "min_agreement", "max_rmse_px"})
 
 
 class Pair(NamedTuple):
@@ -54,7 +53,7 @@ class Answer(NamedTuple):
 
 def ours(pair: Pair) -> Answer:
     moved = np.where(pair.moved.valid_HW, pair.moved.pixels_CHW.astype(np.float32), np.float32(np.nan))
-    found = measure_shift(pair.ground.pixels_CHW, moved, usable_HW=pair.usable_HW, **LIMITS)
+    found = measure_shift(pair.ground.pixels_CHW, moved, usable_HW=pair.usable_HW, settings=SETTINGS)
     return Answer(found.dx_px, found.dy_px, found.status)
 
 

@@ -145,6 +145,7 @@ SURFACE: dict[str, object] = {
     "coregister.window_px": 96,
     "coregister.min_agreement": 0.35,
     "coregister.max_rmse_px": 1.0,
+    "coregister.max_error_px": 0.5,
     "cloudmask.num_workers": 2,
     "cloudmask.cluster": "",
     "cloudmask.method": "given_or_simple",

@@ -109,10 +109,7 @@ def _measure(pair: "_Pair", settings: CoregisterSettings) -> Shift:
         if usable_HW.any():
             usable_HW = usable_HW & np.isfinite(pair.sar(block)).all(axis=0)
         shares.add(usable_HW, row=block.row_off, col=block.col_off)
-    return measure_in_windows(
-        pair, shares.places(), window_px=settings.window_px, max_shift_px=settings.max_shift_px,
-        min_shift_px=settings.min_shift_px, min_agreement=settings.min_agreement, max_rmse_px=settings.max_rmse_px,
-    )  # fmt: skip
+    return measure_in_windows(pair, shares.places(), settings=settings)
 
 
 class _Pair(NamedTuple):

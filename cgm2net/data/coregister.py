@@ -48,8 +48,8 @@ def coregister(scenes: Path, out_dir: Path, *, settings: CoregisterSettings) -> 
             vectors of the first scenes), ``windows.csv`` and, last, ``scenes.csv`` with ``dx_px``, ``dy_px`` (where
             the SAR content lay: right and down of the optical content; removed where ``shift_status`` is ``moved``),
             ``shift_gradient`` (how both change along columns and rows, where they do), ``shift_rmse_px``,
-            ``shift_agreement``, ``shift_windows``, ``shift_status``, ``shift_reason``, and the same of the reference
-            as ``reference_…``; ``extra`` where bands are kept for the cloud mask.
+            ``shift_error_px``, ``shift_agreement``, ``shift_windows``, ``shift_status``, ``shift_reason``, and the
+            same of the reference as ``reference_…``; ``extra`` where bands are kept for the cloud mask.
         settings: bands to keep, and when a shift is believed.
 
     Raises:
@@ -119,8 +119,8 @@ def _facts(shift: Shift | None) -> Facts:
     return {
         "dx_px": shift.dx_px, "dy_px": shift.dy_px,
         "shift_gradient": gradient if shift.displacement.is_affine else "",
-        "shift_rmse_px": shift.rmse_px, "shift_agreement": shift.agreement, "shift_windows": shift.num_windows,
-        "shift_status": shift.status, "shift_reason": shift.reason,
+        "shift_rmse_px": shift.rmse_px, "shift_error_px": shift.error_px, "shift_agreement": shift.agreement,
+        "shift_windows": shift.num_windows, "shift_status": shift.status, "shift_reason": shift.reason,
     }  # fmt: skip
 
 

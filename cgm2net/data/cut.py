@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from fractions import Fraction
@@ -93,10 +94,22 @@ class _RawStore:
         write_json(self._folder / _SHAPES, kinds)
 
 
-def read_raw(folder: Path, name: str) -> np.ndarray:
-    """Return a scene's tiles of one array; they stay on disk."""
-    dtype, shape = json.loads((folder / _SHAPES).read_text())[name]
-    return np.memmap(folder / f"{name}.raw", dtype=dtype, mode="r", shape=tuple(shape))
+class RawTiles:
+    """A scene's tiles of one array, on disk; read, not mapped, so that what was read is no part of the memory."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        dtype, (self._num_tiles, *shape) = json.loads((folder / _SHAPES).read_text())[name]
+        self._path, self.dtype, self.shape = folder / f"{name}.raw", np.dtype(dtype), tuple(shape)
+
+    def __len__(self) -> int:
+        return self._num_tiles
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return tiles ``start`` to ``stop``, not included, (tiles, *shape)."""
+        size = math.prod(self.shape)
+        offset = start * size * self.dtype.itemsize
+        values = np.fromfile(self._path, self.dtype, (stop - start) * size, offset=offset)
+        return values.reshape(stop - start, *self.shape)
 
 
 def _require_grids(layers: dict[str, RasterFile], share: Fraction, job: SceneJob) -> None:

@@ -22,6 +22,7 @@ from scipy import fft, ndimage
 from cgm2net.data.displacement import Displacement, fit_affine
 from cgm2net.data.information import objection
 from cgm2net.data.pair import ArrayPair, Cut, ImagePair, Place, UsableShares
+from cgm2net.settings import CoregisterSettings
 
 Status = Literal["moved", "aligned", "unsure"]
 
@@ -35,6 +36,9 @@ _SEARCH_MARGIN_PX = 4  # beyond the largest believed shift, so that a larger one
 _OPTICAL_SIGMA_PX = 1.0
 _SAR_SIGMA_PX = 1.5  # despeckles: the derivative of a Gaussian over dB values
 _EDGE_PX = 3  # gradients this near to masked pixels see their fill
+_NUM_DRAWS = 200
+_OVERLAP = 3  # windows that hold about the ground of one
+_CONFIDENCE = 0.9
 _MI_FROM_PX = 1.5  # mutual information is taken at whole pixels: it cannot judge smaller moves
 
 
@@ -64,6 +68,9 @@ class Shift:
     "Of SAR content; NaN where no window was usable."
     rmse_px: float
     "Root mean square distance of the agreeing windows from the consensus; NaN where none agrees."
+    error_px: float
+    "With other windows of this ground the consensus would lie no farther than this, 9 of 10 times; NaN where no window"
+    " was usable."
     agreement: float
     "Share of measured windows that agree, 0-1."
     num_windows: int
@@ -91,15 +98,7 @@ class Shift:
 
 
 def measure_shift(
-    optical_CHW: np.ndarray,
-    sar_CHW: np.ndarray,
-    *,
-    usable_HW: np.ndarray,
-    window_px: int,
-    max_shift_px: float,
-    min_shift_px: float,
-    min_agreement: float,
-    max_rmse_px: float,
+    optical_CHW: np.ndarray, sar_CHW: np.ndarray, *, usable_HW: np.ndarray, settings: CoregisterSettings
 ) -> Shift:
     """Measure the shift of a SAR image against an optical image on the same grid.
 
@@ -107,65 +106,53 @@ def measure_shift(
         optical_CHW: reflectance in any unit and dtype; all bands are used.
         sar_CHW: backscatter [dB], float, NaN where there is none; all bands are used.
         usable_HW: bool, True where the optical image shows the ground: measured, no cloud, no shadow.
-        window_px: side of the windows.
-        max_shift_px: a larger shift along either axis is not believed.
-        min_shift_px: a shorter shift is ``aligned``.
-        min_agreement: share of windows that must agree, 0-1.
-        max_rmse_px: of the agreeing windows about the consensus.
+        settings: size of the windows, and when a shift is believed.
     """
-    shares = UsableShares((usable_HW.shape[0], usable_HW.shape[1]), window_px=window_px)
+    shares = UsableShares((usable_HW.shape[0], usable_HW.shape[1]), window_px=settings.window_px)
     shares.add(usable_HW & np.isfinite(sar_CHW).all(axis=0), row=0, col=0)
-    return measure_in_windows(
-        ArrayPair(optical_CHW, sar_CHW, usable_HW), shares.places(), window_px=window_px, max_shift_px=max_shift_px,
-        min_shift_px=min_shift_px, min_agreement=min_agreement, max_rmse_px=max_rmse_px,
-    )  # fmt: skip
+    return measure_in_windows(ArrayPair(optical_CHW, sar_CHW, usable_HW), shares.places(), settings=settings)
 
 
-def measure_in_windows(
-    pair: ImagePair,
-    places: Sequence[Place],
-    *,
-    window_px: int,
-    max_shift_px: float,
-    min_shift_px: float,
-    min_agreement: float,
-    max_rmse_px: float,
-) -> Shift:
+def measure_in_windows(pair: ImagePair, places: Sequence[Place], *, settings: CoregisterSettings) -> Shift:
     """Measure the shift of a SAR image against an optical image, both read in these windows only.
 
     Args:
         pair: the images.
         places: by :class:`cgm2net.data.pair.UsableShares`, of pixels usable in both images.
-        window_px: side of the windows.
-        max_shift_px: as for :func:`measure_shift`, like all that follows.
-        min_shift_px: shorter shifts are ``aligned``.
-        min_agreement: share of windows that must agree.
-        max_rmse_px: of the agreeing windows.
+        settings: as for :func:`measure_shift`.
     """
+    size = settings.window_px
     if len(places) < MIN_AGREEING:
-        return _unmeasured(len(places), window_px)
-    radius = int(np.ceil(max_shift_px)) + _SEARCH_MARGIN_PX
-    surfaces = [_surface(pair, place, size=window_px, radius=radius) for place in places]
-    move, windows = _consensus(pair.shape, places, surfaces, size=window_px, min_agreement=min_agreement)
+        return _unmeasured(len(places), size)
+    radius = int(np.ceil(settings.max_shift_px)) + _SEARCH_MARGIN_PX
+    surfaces_NYX = np.stack([p.usable_share * _surface(pair, p, size=size, radius=radius) for p in places])
+    move, windows = _consensus(pair.shape, places, surfaces_NYX, settings=settings)
     moves_N2 = move.at(np.array([(w.col, w.row) for w in windows]))
-    away_N = np.array([np.hypot(w.dx_px - dx, w.dy_px - dy) for w, (dx, dy) in zip(windows, moves_N2, strict=True)])
-    distances = away_N[[window.agrees for window in windows]]
-    rmse = float(np.sqrt(np.mean(distances**2))) if distances.size else float("nan")
-    needed = _needed(len(windows), min_agreement)
+    away_N2 = np.array([(w.dx_px, w.dy_px) for w in windows]) - moves_N2
+    agrees_N = np.array([window.agrees for window in windows])
+    num_agreeing = int(agrees_N.sum())
+    rmse = float(np.sqrt((away_N2[agrees_N] ** 2).sum(axis=1).mean())) if num_agreeing else float("nan")
+    error = _error_of_bend(away_N2[agrees_N]) if move.is_affine else _error_of_peak(surfaces_NYX, move)
+    needed = _needed(len(windows), settings.min_agreement)
     largest = float(np.hypot(*moves_N2.T).max())
     reason = ""
-    if distances.size < needed:
-        reason = f"{distances.size} of {len(windows)} windows agree, {needed} are needed"
-    elif np.abs(moves_N2).max() > max_shift_px:
-        reason = f"measured ({move.dx_px:.1f}, {move.dy_px:.1f}) px, beyond the {max_shift_px:g} px that are believed"
-    elif rmse > max_rmse_px:
-        reason = f"agreeing windows scatter by {rmse:.2f} px, at most {max_rmse_px:g} px are allowed"
-    elif largest >= max(_MI_FROM_PX, min_shift_px):
-        reason = objection(pair, places, moves_N2, size=window_px)
-    status: Status = "unsure" if reason else "aligned" if largest < min_shift_px else "moved"
+    if num_agreeing < needed:
+        reason = f"{num_agreeing} of {len(windows)} windows agree, {needed} are needed"
+    elif np.abs(moves_N2).max() > settings.max_shift_px:
+        reason = (
+            f"measured ({move.dx_px:.1f}, {move.dy_px:.1f}) px, beyond the {settings.max_shift_px:g} px that are"
+            " believed"
+        )
+    elif rmse > settings.max_rmse_px:
+        reason = f"agreeing windows scatter by {rmse:.2f} px, at most {settings.max_rmse_px:g} px are allowed"
+    elif error > settings.max_error_px:
+        reason = f"known to {error:.2f} px only, {settings.max_error_px:g} px are wanted"
+    elif largest >= max(_MI_FROM_PX, settings.min_shift_px):
+        reason = objection(pair, places, moves_N2, size=size)
+    status: Status = "unsure" if reason else "aligned" if largest < settings.min_shift_px else "moved"
     return Shift(
-        displacement=move, rmse_px=rmse, agreement=distances.size / len(windows), num_windows=len(windows),
-        status=status, reason=reason, windows=windows,
+        displacement=move, rmse_px=rmse, error_px=error, agreement=num_agreeing / len(windows),
+        num_windows=len(windows), status=status, reason=reason, windows=windows,
     )  # fmt: skip
 
 
@@ -174,17 +161,19 @@ def _needed(num_windows: int, min_agreement: float) -> int:
 
 
 def _consensus(
-    shape: tuple[int, int], places: Sequence[Place], surfaces: Sequence[np.ndarray], *, size: int, min_agreement: float
+    shape: tuple[int, int], places: Sequence[Place], surfaces_NYX: np.ndarray, *, settings: CoregisterSettings
 ) -> tuple[Displacement, tuple[WindowShift, ...]]:
-    """Return what most windows say, and each window's vote."""
-    dx, dy, _ = _peak(np.sum([p.usable_share * surface for p, surface in zip(places, surfaces, strict=True)], axis=0))
-    peaks_N3 = np.array([_peak(surface) for surface in surfaces])
+    """Return what most windows say, and each window's vote; the surfaces are weighted by the windows' usable share."""
+    size = settings.window_px
+    dx, dy, _ = _peak(surfaces_NYX.sum(axis=0))
+    peaks_N3 = np.array([_peak(surface) for surface in surfaces_NYX])
+    peaks_N3[:, 2] /= [place.usable_share for place in places]
     centres_N2 = np.array([(place.left + size // 2, place.top + size // 2) for place in places])
     move = Displacement(dx_px=dx, dy_px=dy)
     num_agreeing = int((_away(move, centres_N2, peaks_N3) <= VOTE_RADIUS_PX).sum())
     bent = fit_affine(
         centres_N2, peaks_N3[:, :2], shape=shape, radius_px=VOTE_RADIUS_PX,
-        min_agreeing=max(num_agreeing, _needed(len(places), min_agreement)),
+        min_agreeing=max(num_agreeing, _needed(len(places), settings.min_agreement)),
     )  # fmt: skip
     move = bent or move
     agrees_N = _away(move, centres_N2, peaks_N3) <= VOTE_RADIUS_PX
@@ -198,6 +187,30 @@ def _consensus(
     return move, windows
 
 
+def _error_of_peak(surfaces_NYX: np.ndarray, move: Displacement) -> float:
+    """Return how far the consensus of other windows of this ground would lie [px]: 9 of 10 times not farther.
+
+    Windows are drawn anew with replacement (bootstrap, Efron 1979, doi:10.1214/aos/1176344552), a third of them: they
+    overlap by half, so that about three hold the ground of one.
+    """
+    flat_NP = surfaces_NYX.reshape(len(surfaces_NYX), -1)
+    sums_KYX = (_draws(len(flat_NP)) @ flat_NP).reshape(_NUM_DRAWS, *surfaces_NYX.shape[1:])
+    peaks_K3 = np.array([_peak(surface) for surface in sums_KYX])
+    return float(np.quantile(np.hypot(peaks_K3[:, 0] - move.dx_px, peaks_K3[:, 1] - move.dy_px), _CONFIDENCE))
+
+
+def _error_of_bend(away_N2: np.ndarray) -> float:
+    """The same of an affine consensus, from what agreeing windows are away from it [px]."""
+    means_K2 = _draws(len(away_N2)) @ away_N2 / -(-len(away_N2) // _OVERLAP)
+    return float(np.quantile(np.hypot(*means_K2.T), _CONFIDENCE))
+
+
+def _draws(num: int) -> np.ndarray:
+    """Return how often each of ``num`` windows is drawn, float (draws, num)."""
+    chances = np.full(num, 1 / num)
+    return np.random.default_rng(0).multinomial(-(-num // _OVERLAP), chances, size=_NUM_DRAWS).astype(np.float64)
+
+
 def _away(move: Displacement, centres_N2: np.ndarray, peaks_N3: np.ndarray) -> np.ndarray:
     return np.asarray(np.hypot(*(peaks_N3[:, :2] - move.at(centres_N2)).T))
 
@@ -205,8 +218,8 @@ def _away(move: Displacement, centres_N2: np.ndarray, peaks_N3: np.ndarray) -> n
 def _unmeasured(num_windows: int, size: int) -> Shift:
     nan = float("nan")
     reason = f"{num_windows} windows of {size} px show enough clear ground, {MIN_AGREEING} are needed"
-    return Shift(displacement=Displacement(dx_px=nan, dy_px=nan), rmse_px=nan, agreement=0.0, num_windows=num_windows,
-                 status="unsure", reason=reason, windows=())  # fmt: skip
+    return Shift(displacement=Displacement(dx_px=nan, dy_px=nan), rmse_px=nan, error_px=nan, agreement=0.0,
+                 num_windows=num_windows, status="unsure", reason=reason, windows=())  # fmt: skip
 
 
 def _surface(pair: ImagePair, place: Place, *, size: int, radius: int) -> np.ndarray:
@@ -246,7 +259,7 @@ def _edges(image_CHW: np.ndarray, usable_HW: np.ndarray, sigma: float) -> tuple[
 def _correlate(a: np.ndarray, a_weight: np.ndarray, b: np.ndarray, b_weight: np.ndarray) -> np.ndarray:
     """Return the weighted correlation coefficient of ``a`` with every piece of ``b`` of its size.
 
-    Shifts at which less than half of the best overlap remains get -1: too few pixels to say anything.
+    Shifts at which less than half of the best overlap remains get 0: too few pixels to speak for or against them.
     """
     reach = b.shape[0] - a.shape[0] + 1
     shape = (fft.next_fast_len(b.shape[0], real=True),) * 2
@@ -258,7 +271,7 @@ def _correlate(a: np.ndarray, a_weight: np.ndarray, b: np.ndarray, b_weight: np.
     n = np.where(enough, n, 1.0)
     spread = (sum_a2 / n - (sum_a / n) ** 2) * (sum_b2 / n - (sum_b / n) ** 2)
     floor = 1e-6 * max(float(spread[enough].max(initial=0.0)), 1e-12)
-    return np.where(enough, (sum_ab / n - sum_a * sum_b / n**2) / np.sqrt(np.maximum(spread, floor)), -1.0)
+    return np.where(enough, (sum_ab / n - sum_a * sum_b / n**2) / np.sqrt(np.maximum(spread, floor)), 0.0)
 
 
 def _peak(surface: np.ndarray) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ import zarr
 from cgm2net import pictures, raster
 from cgm2net.catalog import accepted_scenes, merge_results, read_scenes, write_scenes
 from cgm2net.compute import Facts, SceneJob, map_scenes
-from cgm2net.data.cut import cut_scene, label_share, read_raw
+from cgm2net.data.cut import RawTiles, cut_scene, label_share
 from cgm2net.data.dataset import ARRAYS, META_FILE, STORE, TABLE, TileDataset
 from cgm2net.data.split import SPLITS, split_scenes
 from cgm2net.errors import DataError
@@ -120,12 +120,12 @@ def _write_store(path: Path, folders: Sequence[Path], going_on: pd.DataFrame) ->
     """Gather the scenes' tiles into one Zarr group, a shard at a time."""
     group = zarr.create_group(path, overwrite=True)
     for name in ARRAYS:
-        parts = [read_raw(folder, name) for folder in folders]
-        shape = parts[0].shape[1:]
-        odd = [i for i, part in enumerate(parts) if part.shape[1:] != shape]
+        parts = [RawTiles(folder, name) for folder in folders]
+        shape = parts[0].shape
+        odd = [i for i, part in enumerate(parts) if part.shape != shape]
         if odd:
             scene = going_on["scene_id"][odd[0]]
-            raise DataError(f"scene {scene}: tiles of {name} have shape {parts[odd[0]].shape[1:]}, others {shape}")
+            raise DataError(f"scene {scene}: tiles of {name} have shape {parts[odd[0]].shape}, others {shape}")
         total = sum(len(part) for part in parts)
         array = group.create_array(
             name, shape=(total, *shape), dtype=parts[0].dtype, chunks=(1, *shape), shards=(TILES_A_SHARD, *shape)
@@ -133,7 +133,7 @@ def _write_store(path: Path, folders: Sequence[Path], going_on: pd.DataFrame) ->
         _fill(array, parts, total)
 
 
-def _fill(array: Any, parts: Sequence[np.ndarray], total: int) -> None:
+def _fill(array: Any, parts: Sequence[RawTiles], total: int) -> None:
     ends = np.cumsum([len(part) for part in parts])
     for start in range(0, total, TILES_A_SHARD):
         stop = min(start + TILES_A_SHARD, total)
@@ -141,7 +141,7 @@ def _fill(array: Any, parts: Sequence[np.ndarray], total: int) -> None:
         for part, end in zip(parts, ends, strict=True):
             begin = end - len(part)
             if begin < stop and end > start:
-                gathered.append(part[max(start - begin, 0) : stop - begin])
+                gathered.append(part.read(max(start - begin, 0), min(stop, end) - begin))
         array[start:stop] = np.concatenate(gathered)
 
 

@@ -176,7 +176,4 @@ def _measure(scene: Scene, cloud_path: Path, settings: CoregisterSettings, steps
             usable &= np.isfinite(pair.sar(block)).all(axis=0)
         shares.add(usable, row=block.row_off, col=block.col_off)
         steps.done()
-    return measure_in_windows(
-        pair, shares.places(), window_px=settings.window_px, max_shift_px=settings.max_shift_px,
-        min_shift_px=settings.min_shift_px, min_agreement=settings.min_agreement, max_rmse_px=settings.max_rmse_px,
-    )  # fmt: skip
+    return measure_in_windows(pair, shares.places(), settings=settings)

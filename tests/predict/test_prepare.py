@@ -27,7 +27,6 @@ from cgm2net.predict.scene import Scene, files_as_inputs, open_scene
 from cgm2net.raster import Raster
 from cgm2net.settings import CloudmaskSettings, CoregisterSettings
 
-LIMITS = {"window_px", "max_shift_px", "min_shift_px", "min_agreement", "max_rmse_px"}
 SHIFT = (2.3, -1.6)
 SPEC = synthetic.SceneSpec(
     region=1, date=date(2024, 6, 1), size_px=300, cover=0.35, shift=SHIFT, seed=4, wedge="optical"
@@ -59,9 +58,8 @@ def trained(files: dict[str, Path]) -> tuple[Raster, Shift]:
     """Return the optical image, and the shift that co-registration measures of a scene without reference or mask."""
     optical = raster.read(files["optical"])
     sar = Placed(read_sar(files["sar"]), optical.grid, fill=np.nan).part(whole(optical.grid))
-    limits = COREGISTER.model_dump(include=LIMITS)
     usable = clear_ground(optical, None)
-    return optical, measure_shift(optical.pixels_CHW, sar.pixels_CHW, usable_HW=usable, **limits)
+    return optical, measure_shift(optical.pixels_CHW, sar.pixels_CHW, usable_HW=usable, settings=COREGISTER)
 
 
 def test_cloud_and_shift_are_those_of_training(scene: Scene, files: dict[str, Path], tmp_path: Path) -> None:
