@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from cgm2net.data.sources.commands import CATALOG, catalog, guarded
-from cgm2net.registry_commands import moves, promote, reproduce, rollback, trace
+from cgm2net.registry_commands import check, link, moves, promote, reproduce, rollback, trace
 from cgm2net.settings import CloudmaskSettings, Settings, read_settings
 
 PARAMS = Path("params.yaml")
@@ -243,7 +243,7 @@ def compare(**options: Any) -> None:
     guarded(lambda: command(read_settings(PARAMS), **options))
 
 
-for _command in (promote, rollback, moves, trace, reproduce):
+for _command in (promote, rollback, moves, check, link, trace, reproduce):
     main.add_command(_command)
 
 

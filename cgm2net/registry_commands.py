@@ -1,4 +1,4 @@
-"""The commands that operate the registry: ``promote``, ``rollback``, ``moves``, ``trace``, ``reproduce``."""
+"""The commands that operate the registry: the champion's moves, and what leads from one thing to another."""
 
 from pathlib import Path
 
@@ -45,12 +45,46 @@ def rollback(why: str, who: str | None, name: str | None) -> None:
 @click.command()
 @_named
 @click.option("--json", "as_json", is_flag=True, help="Everything that was recorded.")
-def moves(name: str | None, *, as_json: bool) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="Write everything as JSON into this file instead.")
+def moves(name: str | None, out: Path | None, *, as_json: bool) -> None:
     """Show every move of the champion: when, from, to, who, why."""
     from cgm2net import promotion
+    from cgm2net.files import write_aside
 
-    read = promotion.moves_json if as_json else promotion.moves_table
-    guarded(lambda: _shown(read(_model_name(name))))
+    def show() -> str | None:
+        if out is None:
+            return _shown((promotion.moves_json if as_json else promotion.moves_table)(_model_name(name)))
+        with write_aside(out) as aside:
+            aside.write_text(promotion.moves_json(_model_name(name)) + "\n")
+        return str(out)
+
+    guarded(show)
+
+
+@click.command()
+@click.argument("uri", default="models:/cgm2net@champion")
+def check(uri: str) -> None:
+    """Fetch the model URI, hold its files to their hashes, and load it as predict does.
+
+    URI is models:/NAME@ALIAS, models:/NAME/VERSION or a folder; the champion by default.
+    """
+    from cgm2net.predict.model import load_model
+
+    def load() -> str:
+        model = load_model(uri)
+        return f"{uri}: {model.name} {model.version or '(a folder)'}, model hash {model.sha256}, can be loaded"
+
+    guarded(load)
+
+
+@click.command()
+@click.option("--flow-run", required=True, metavar="ID", help="The flow run that ended just now.")
+@click.option("--url", default="", help="Its page, without credentials.")
+def link(flow_run: str, url: str) -> None:
+    """Tag run and model version of artifacts/ with the final dvc.lock and the flow run; once is enough."""
+    from cgm2net.trace.links import link as command
+
+    guarded(lambda: command(Path(), flow_run_id=flow_run, url=url))
 
 
 @click.command()
@@ -62,7 +96,7 @@ def trace(what: str, maps: tuple[Path, ...], *, as_json: bool) -> None:
     """Find what WHAT was made of, and what was made of it.
 
     WHAT is models:/NAME/VERSION, models:/NAME@ALIAS, a run id, a product of predict (file or folder), a DVC hash of
-    data/ or of a stage's output, a data hash, a model's hash, or a git commit.
+    data/ or of a stage's output, a data hash, a model's hash, the hash of a dvc.lock, a flow run's id, or a git commit.
     """
     from cgm2net.trace.command import shown
     from cgm2net.trace.command import trace as command

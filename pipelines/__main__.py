@@ -101,6 +101,46 @@ def monitor(root: Path, **options: Any) -> None:
     _run(flows.monitor, root, **options)
 
 
+_why = click.option("--why", required=True, help="The reason, for the record.")
+_who = click.option("--who", help="Recorded as the one who decided; the user's name by default.")
+_model = click.option("--name", default="cgm2net", show_default=True, help="Of the registered model.")
+
+
+@main.command()
+@click.argument("version", type=int)
+@_root
+@_why
+@_who
+@_model
+@click.option("--force", is_flag=True, help="Also if the two were never judged on the same test.")
+def promote(root: Path, **options: Any) -> None:
+    """Make VERSION the champion, now; taken back if it cannot be loaded."""
+    from pipelines import promote as flows
+
+    _run(flows.promote, root, **options)
+
+
+@main.command()
+@_root
+@_why
+@_who
+@_model
+def rollback(root: Path, **options: Any) -> None:
+    """Move the champion back to where it stood before its last move, now."""
+    from pipelines import promote as flows
+
+    _run(flows.rollback, root, **options)
+
+
+@main.command()
+def automate() -> None:
+    """Let the server mark runs as crashed whose worker has died; once a server. `serve` does it by itself."""
+    from pipelines.automations import crash_silent_runs
+
+    _require_server()
+    crash_silent_runs()
+
+
 @main.command()
 @_root
 @click.option("--cron", required=True, metavar="CRON", help='When, as "minute hour day month weekday".')
@@ -118,18 +158,13 @@ def serve(
 
     When the flow monitor finds drift, retrain runs at once.
     """
-    from prefect.settings import PREFECT_API_URL
-
     crons = {"cron": cron, "predict-cron": predict_cron, "ingest-cron": ingest_cron, "monitor-cron": monitor_cron}
     for option, given in crons.items():
         if given:
             _require_schedule(given, timezone, option=option)
     if ingest_cron or any(source.values()):
         _require_source(source, cron=ingest_cron or "")
-    if not PREFECT_API_URL.value():
-        raise click.ClickException(
-            "a schedule needs a Prefect server: run `prefect server start`, then name it in PREFECT_API_URL"
-        )
+    _require_server()
     from pipelines.schedule import Schedule, run
 
     schedule = Schedule(
@@ -151,6 +186,15 @@ def _run(flow: Callable[..., Any], root: Path, **parameters: Any) -> None:
         raise click.ClickException(state.message or f"the flow run ended as {state.name}")
     if state.name != "Completed":
         click.echo(f"{state.name}: {state.message}")
+
+
+def _require_server() -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        raise click.ClickException(
+            "this needs a Prefect server: run `prefect server start`, then name it in PREFECT_API_URL"
+        )
 
 
 def _require_source(options: dict[str, Any], *, cron: str = "now") -> None:

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from prefect.utilities.urls import url_for
 
 from pipelines.addresses import without_keys
 from pipelines.alone import IfBusy, TakenError, alone
@@ -47,7 +48,7 @@ def stage(name: str, *, root: Path, force: bool) -> StageResult:
 @task(task_run_name="link", cache_policy=NO_CACHE, retries=3, retry_delay_seconds=[2, 10, 30])
 def link(*, root: Path) -> None:
     """Let MLflow's run and model version name the final ``dvc.lock`` and this flow run; again does nothing."""
-    page = without_keys(flow_run.ui_url or "")
+    page = without_keys(url_for("flow-run", flow_run.id) or "")  # flow_run.ui_url names a page that is not there
     options = ["--flow-run", str(flow_run.id), *(["--url", page] if page else [])]
     run_library("link", *options, root=root, log=get_run_logger().info)
 

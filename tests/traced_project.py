@@ -16,6 +16,7 @@ from cgm2net.files import write_json
 from cgm2net.promotion import rollback
 
 DATA_HASH, MODEL_HASH = "d" * 64, "e" * 64
+FLOW_RUN, LOCK_HASH = "0d6bd4f2-6a0b-4c55-9a0e-3f1f3b8a1c2d", "c" * 64
 LOST_COMMIT, LOST_DATA = "0" * 40, "0" * 32 + ".dir"
 STAGES = {
     "tile": {"cmd": "cp -r data artifacts/tile", "deps": ["data"], "outs": ["artifacts/tile"]},
@@ -85,7 +86,8 @@ def make_project(root: Path) -> Made:
     commits = {"pin": commit(root, "Pin the first scenes")}
     found = {"git_commit": commits["pin"], "git_dirty": "false", "data_version": pinned(root), "data_hash": DATA_HASH}
     parent = train_run("parent", tags={})
-    run_id = train_run("good", tags={**found, "mlflow.parentRunId": parent, "prefect_flow_run": "brave-otter"})
+    linked = {"prefect_flow_run_id": FLOW_RUN, "dvc_lock_sha256": LOCK_HASH}
+    run_id = train_run("good", tags={**found, "mlflow.parentRunId": parent, **linked})
     keep_verdicts(root, run_id)
     write_json(root / "run/run.json", {"run_id": run_id})
     command(root, "dvc", "repro", "-q")

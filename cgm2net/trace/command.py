@@ -17,8 +17,9 @@ def trace(what: str, *, root: Path = Path(), maps: Sequence[Path] = ()) -> Trace
     """Find everything that a thing was made of, and everything that was made of it.
 
     Args:
-        what: ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, a run id, a product of ``predict`` or its folder, a DVC
-            hash of ``data/`` or of a stage's output, a data hash, a model's hash, or a git commit.
+        what: ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, a run id, a flow run's id, a product of ``predict`` or
+            its folder, a DVC hash of ``data/`` or of a stage's output, a data hash, a model's hash, the hash of a
+            ``dvc.lock``, or a git commit.
         root: the project's root.
         maps: folders that are searched for products.
 

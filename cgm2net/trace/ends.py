@@ -1,4 +1,4 @@
-"""The ends that a trace can begin at: a model version, a run, a map, a hash of DVC's, of tiles or a model, a commit."""
+"""The ends that a trace can begin at: a model version, a run, a flow run, a map, a hash of several kinds, a commit."""
 
 import re
 from collections.abc import Callable
@@ -13,12 +13,13 @@ from cgm2net.trace.records import Kind, Map, Output, Run
 
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 _DVC_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
+_FLOW_RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATA = "data"
 _TRAIN = "train"
 _WANTED = (
-    "models:/NAME/VERSION, models:/NAME@ALIAS, a run id, a product of `predict` or its folder, a hash of data/ or of a"
-    " stage's output in dvc.lock, a data hash, or a git commit"
+    "models:/NAME/VERSION, models:/NAME@ALIAS, a run id, a flow run's id, a product of `predict` or its folder, a hash"
+    " of data/ or of a stage's output in dvc.lock, a data hash, a model's hash, the hash of a dvc.lock, or a git commit"
 )
 
 
@@ -34,8 +35,8 @@ def begin(found: Findings, what: str) -> Kind:
     if path.suffix in (".tif", ".json") or path.is_dir():
         return _from_map(found, read_map(path))
     ends: list[tuple[Kind, Callable[[Findings, str], None]]] = [
-        ("run", _from_run), ("DVC hash", _from_dvc_hash), ("data hash", _from_data_hash),
-        ("model hash", _from_model_hash), ("commit", _from_commit),
+        ("run", _from_run), ("flow run", _from_flow_run), ("DVC hash", _from_dvc_hash), ("data hash", _from_data_hash),
+        ("model hash", _from_model_hash), ("lock hash", _from_lock_hash), ("commit", _from_commit),
     ]  # fmt: skip
     for kind, look in ends:
         look(found, what)
@@ -99,11 +100,25 @@ def _from_dvc_hash(found: Findings, what: str) -> None:
         _follow_lock(found, lock, lock.chain(what), hit=what)
 
 
+def _from_flow_run(found: Findings, what: str) -> None:
+    if _FLOW_RUN.fullmatch(what):
+        _from_tag(found, store.FLOW_RUN_TAG, what)
+
+
+def _from_lock_hash(found: Findings, what: str) -> None:
+    if _SHA256.fullmatch(what):
+        _from_tag(found, store.LOCK_TAG, what)
+
+
 def _from_data_hash(found: Findings, what: str) -> None:
     if _SHA256.fullmatch(what):
-        found.add_runs(found.ask(store.runs_tagged, "data_hash", what, otherwise=[]))
-        found.add_versions(found.ask(store.versions_where, f"tags.data_hash = '{what}'", otherwise=[]))
+        _from_tag(found, "data_hash", what)
         found.keys.add(what)
+
+
+def _from_tag(found: Findings, tag: str, value: str) -> None:
+    found.add_runs(found.ask(store.runs_tagged, tag, value, otherwise=[]))
+    found.add_versions(found.ask(store.versions_where, f"tags.{tag} = '{value}'", otherwise=[]))
 
 
 def _from_model_hash(found: Findings, what: str) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from cgm2net.promotion import Standing
 
-Kind = Literal["model version", "run", "map", "DVC hash", "data hash", "model hash", "commit"]
+Kind = Literal["model version", "run", "map", "flow run", "DVC hash", "data hash", "model hash", "lock hash", "commit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Run:
     stands_for: str | None
     "Id of the run that trained, where that one is in another store."
     flow: Mapping[str, str]
-    "Tags that name the flow run."
+    "Tags that name the flow run that trained it, and the ``dvc.lock`` of its end."
     scenes: tuple[Scene, ...]
     scenes_from: str
     "Where the verdicts were read; empty if nowhere."
@@ -99,6 +99,8 @@ class ModelVersion:
     model_sha256: str
     made_of: Lineage
     "At its registration."
+    flow: Mapping[str, str]
+    "Tags that name the flow run that last decided on it, and the ``dvc.lock`` of its end."
     champion: tuple[Standing, ...]
     "When it was the champion."
 

@@ -17,6 +17,9 @@ from cgm2net.promotion import CHAMPION, standings
 from cgm2net.trace.records import Lineage, ModelVersion, Run, Scene
 from cgm2net.tracking import connect, translated
 
+LOCK_TAG = "dvc_lock_sha256"
+FLOW_RUN_TAG = "prefect_flow_run_id"
+
 _VERDICTS = "validate/scenes.csv"
 _RUN_ID = re.compile(r"\w+")
 _METRICS = "evaluate/metrics.json"
@@ -72,7 +75,7 @@ def describe(version: registry.Version) -> ModelVersion:
     return ModelVersion(
         name=version.name, number=version.number, run_id=version.run_id,
         model_sha256=version.tags.get("model_sha256", UNKNOWN), made_of=lineage_of(version.tags),
-        champion=tuple(time for time in stood if time.version == version.number),
+        flow=_flow(version.tags), champion=tuple(time for time in stood if time.version == version.number),
     )  # fmt: skip
 
 
@@ -141,8 +144,12 @@ def _run(found: Any, experiment: str) -> Run:
         run_id=found.info.run_id, name=found.info.run_name or "", experiment=experiment, status=found.info.status,
         started=started, made_of=lineage_of(tags), params=dict(sorted(found.data.params.items())),
         parent=tags.get("mlflow.parentRunId"), stands_for=tags.get("stands_for_run"),
-        flow={name: text for name, text in sorted(tags.items()) if "flow_run" in name}, scenes=(), scenes_from="",
+        flow=_flow(tags), scenes=(), scenes_from="",
     )  # fmt: skip
+
+
+def _flow(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in sorted(tags.items()) if "flow_run" in name or name == LOCK_TAG}
 
 
 def _version(found: Any) -> registry.Version:

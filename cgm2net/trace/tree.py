@@ -86,6 +86,8 @@ def _refused(scenes: Sequence[Scene]) -> list[str]:
 def _add_version(tree: Tree, version: ModelVersion, known: dict[str, Commit]) -> None:
     branch = tree.add(escape(f"version {version.number} of {version.name}, model hash {version.model_sha256[:12]}"))
     branch.add(escape("registered at " + _lineage(version.made_of, known)[0]))
+    for name, text in version.flow.items():
+        branch.add(escape(f"{name} {text}"))
     for time in version.champion or ():
         branch.add(escape(_standing(time)))
     if not version.champion:

@@ -37,8 +37,8 @@ if params["do"] == "wait":
         time.sleep(0.01)
 content = {
     "prepare": {"pixels": params["pixels"]},
-    "train": {"run_id": f"run{params['pixels']}", "experiment": "cgm2net", "name": "tiny"},
-    "register": {"promoted": False, "rule": {"cloudy/psnr": 0.5}, "champion": None},
+    "train": {"run_id": params.get("run_id", f"run{params['pixels']}"), "experiment": "cgm2net", "name": "tiny"},
+    "register": {"promoted": False, "rule": {"cloudy/psnr": 0.5}, "champion": None, **params.get("version", {})},
 }[name]
 file = {"prepare": "scenes.json", "train": "run.json", "register": "decision.json"}[name]
 (folder / file).write_text(json.dumps(content))

@@ -15,6 +15,9 @@ from click.testing import CliRunner
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from cgm2net import tracking
+from cgm2net.files import sha256_file
+from cgm2net.trace.command import trace
 from pipelines.__main__ import main
 from pipelines.retrain import decision_rows, mlflow_link, retrain
 from pipelines.stages import dvc
@@ -111,10 +114,28 @@ def made(root: Path) -> dict[str, bytes]:
     return {str(file.relative_to(root)): file.read_bytes() for file in files}
 
 
+def register(root: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Put a run and a version of its model into a project's MLflow; return the run's id."""
+    shutil.copy(store, root / "mlflow.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(root)
+    with tracking.run(root / "run.json", experiment="cgm2net", name="tiny", params={}, tags={}) as run:
+        tracking.connect().create_registered_model("cgm2net")
+        tracking.connect().create_model_version("cgm2net", source="nowhere", run_id=run.run_id)
+    return run.run_id
+
+
 @pytest.mark.server
-def test_a_served_run_pulls_walks_shows_and_pushes(
-    project: Path, start: Callable[..., AbstractContextManager[subprocess.Popen[str]]]
+def test_a_served_run_pulls_walks_shows_links_and_pushes(
+    project: Path,
+    change: Callable[..., None],
+    start: Callable[..., AbstractContextManager[subprocess.Popen[str]]],
+    new_store: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    run_id = register(project, new_store[0], monkeypatch)
+    change("train", run_id=run_id)
+    change("register", version={"model_name": "cgm2net", "challenger": 1})
     dvc("remote", "add", "--default", "store", str(project / "store"), root=project)
     dvc("push", root=project)
     shutil.rmtree(project / "data")
@@ -148,12 +169,17 @@ def test_a_served_run_pulls_walks_shows_and_pushes(
         ("register", "ran"),
     ]
     assert all(row["seconds"] > 0 for row in found["retrain-stages"])
-    assert "`run1`" in found["retrain-mlflow-run"]
+    assert f"`{run_id}`" in found["retrain-mlflow-run"]
     assert "sqlite:///mlflow.db" in found["retrain-mlflow-run"]
     assert {"what": "rule.cloudy/psnr", "value": 0.5} in found["retrain-decision"]
     assert len(list((project / "store").rglob("*"))) > num_stored
-    eventually(lambda: len(task_states(run.id)) == 6 or None)
-    assert set(task_states(run.id)) == {"pull", "data.dvc", "prepare", "train", "register", "push"}
+    eventually(lambda: len(task_states(run.id)) == 7)
+    assert set(task_states(run.id)) == {"pull", "data.dvc", "prepare", "train", "register", "link", "push"}
+    traced = trace(str(run.id))
+    linked = {"prefect_flow_run_id": str(run.id), "dvc_lock_sha256": sha256_file(project / "dvc.lock")}
+    assert [(one.run_id, linked.items() <= one.flow.items()) for one in traced.runs] == [(run_id, True)]
+    assert [(one.number, linked.items() <= one.flow.items()) for one in traced.versions] == [(1, True)]
+    assert traced.versions[0].flow["prefect_flow_run_url"].endswith(f"/runs/flow-run/{run.id}")
 
 
 @pytest.mark.parametrize(

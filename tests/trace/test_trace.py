@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
-from traced_project import DATA_HASH, LOST_COMMIT, LOST_DATA, MODEL_HASH, Made, write_map
+from traced_project import DATA_HASH, FLOW_RUN, LOCK_HASH, LOST_COMMIT, LOST_DATA, MODEL_HASH, Made, write_map
 
 from cgm2net.__main__ import main
 from cgm2net.errors import DataError
@@ -24,7 +24,7 @@ def ends(made: Made) -> dict[str, str]:
         "data": made.hashes["data"], "data without .dir": made.hashes["data"].removesuffix(".dir"),
         "tile": made.hashes["tile"], "train": made.hashes["train"], "commit of the code": made.commits["pin"],
         "commit of the lock": made.commits["made"], "short commit": made.commits["pin"][:10],
-        "data hash": DATA_HASH, "model hash": MODEL_HASH,
+        "data hash": DATA_HASH, "model hash": MODEL_HASH, "flow run": FLOW_RUN, "lock hash": LOCK_HASH,
     }  # fmt: skip
 
 
@@ -50,7 +50,8 @@ def test_every_end_leads_to_all_of_it(here: Made, end: str) -> None:
         ("a", True, ""),
         ("b", False, "SAR is not in dB"),
     ]
-    assert (run.params, run.flow) == ({"steps": "400"}, {"prefect_flow_run": "brave-otter"})
+    assert run.params == {"steps": "400"}
+    assert run.flow == {"prefect_flow_run_id": FLOW_RUN, "dvc_lock_sha256": LOCK_HASH}
     assert run.parent is not None
     assert run.made_of.git_dirty == "false"
 
@@ -61,7 +62,7 @@ def test_kinds_are_told_apart(here: Made) -> None:
         "version": "model version", "alias": "model version", "run": "run", "map": "map", "item": "map", "file": "map",
         "data": "DVC hash", "data without .dir": "DVC hash", "tile": "DVC hash", "train": "DVC hash",
         "commit of the code": "commit", "commit of the lock": "commit", "short commit": "commit",
-        "data hash": "data hash", "model hash": "model hash",
+        "data hash": "data hash", "model hash": "model hash", "flow run": "flow run", "lock hash": "lock hash",
     }  # fmt: skip
 
 
@@ -205,7 +206,7 @@ def test_the_tree_is_readable_and_json_has_all(here: Made) -> None:
     assert done.exit_code == 0, done.output
     for words in (
         f"data version {here.hashes['data']}", "Pin the first scenes, clean work tree", "scenes: 1 of 2 accepted",
-        "b refused: SAR is not in dB", "prefect_flow_run brave-otter", "params: steps 400", "maps: 2",
+        "b refused: SAR is not in dB", f"prefect_flow_run_id {FLOW_RUN}", "params: steps 400", "maps: 2",
         "maps/day/s1: scene s1, by version 1 of cgm2net", "maps/day/s2: scene s2, by folder train",
         "to now: ada, dark maps",
     ):  # fmt: skip
