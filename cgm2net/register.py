@@ -1,55 +1,42 @@
 """Stage ``register``: a model version, compared with the champion by the rule of ``params.yaml``, and the verdict."""
 
 import json
-import math
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+import pandas as pd
+
 from cgm2net import registry
 from cgm2net.catalog import read_scenes
 from cgm2net.data.dataset import TileDataset
-from cgm2net.errors import DataError, MetricError, ModelError
+from cgm2net.errors import ModelError
 from cgm2net.evaluation.metrics import flatten
 from cgm2net.evaluation.page import write_page
 from cgm2net.evaluation.page_parts import read_parts
+from cgm2net.evaluation.report import tile_table
 from cgm2net.evaluation.score import score
 from cgm2net.files import read_json, sha256_file, sha256_json, write_json
+from cgm2net.gate import Comparison, Judged, as_table, compare, gain_chances, reason_of, require_metrics
 from cgm2net.lineage import lineage_tags
 from cgm2net.registry import Version
 from cgm2net.settings import EvaluateSettings, RegisterSettings
 from cgm2net.tracking import Run, attach
 from cgm2net.weights import load
 
-_LOWER_IS_BETTER = ("mae", "rmse", "sam", "ece")
 _DECISION = "decision"
 _SAME = "these weights are the champion's already"
-_ROUNDING = 1e-9  # 0.62 - 0.60 is a little more than 0.02 in binary
 
 
 class Rescore(Protocol):
     """Judge a model on tiles."""
 
-    def __call__(self, model_dir: Path, tiles_dir: Path, *, settings: EvaluateSettings) -> Mapping[str, float]:
-        """Return flat metrics."""
+    def __call__(self, model_dir: Path, tiles_dir: Path, *, settings: EvaluateSettings) -> Judged:
+        """Return flat metrics, and the sums of every tile."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One metric of the rule."""
-
-    metric: str
-    champion: float | None
-    "None while there is no champion."
-    challenger: float
-    gain: float | None
-    "Positive is better, whichever way the metric runs."
-    limit: float
-    "The gain must not be less."
-    passed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +76,8 @@ class _Test:
     settings: EvaluateSettings
     wanted: tuple[str, ...]
     rescore: Rescore
+    optical_bands: tuple[str, ...]
+    classes: tuple[str, ...]
 
     @property
     def tag(self) -> str:
@@ -97,24 +86,32 @@ class _Test:
         code = [sha256_file(path) for path in sorted(folder.glob("*.py")) if not path.name.startswith("page")]
         return f"metrics.{sha256_json([self.data_hash, self.settings.model_dump(), code])[:16]}"
 
-    def metrics_of(self, version: Version) -> Mapping[str, float]:
-        """Return a version's metrics on this test, as kept with it, or else scored now and then kept with it."""
-        kept: dict[str, float] = json.loads(version.tags.get(self.tag, "{}"))
-        if not set(self.wanted) <= set(kept):
-            with tempfile.TemporaryDirectory() as folder:
-                model_dir = Path(folder) / "champion"
-                registry.download_version(version, model_dir)
-                try:
-                    kept = dict(self.rescore(model_dir, self.tiles_dir, settings=self.settings))
-                except ModelError as error:  # which temporary folder it lay in helps no one
-                    where = f"version {version.number} of {version.name}"
-                    raise ModelError(str(error).replace(str(model_dir), where)) from error
-            require_metrics(kept, self.wanted, where=f"version {version.number} of {version.name}, judged again")
-            registry.tag_version(version, tags={self.tag: json.dumps(kept, sort_keys=True)})
-        return kept
+    def judged(self, version: Version) -> Judged:
+        """Return what a version reached on this test, as kept with it, or else scored now and then kept with it."""
+        metrics: dict[str, float] = json.loads(version.tags.get(self.tag, "{}"))
+        tiles = registry.kept_table(version, name=self.tag)
+        if tiles is not None and set(self.wanted) <= set(metrics):
+            return Judged(metrics=metrics, tiles=tiles)
+        with tempfile.TemporaryDirectory() as folder:
+            model_dir = Path(folder) / "champion"
+            registry.download_version(version, model_dir)
+            try:
+                judged = self.rescore(model_dir, self.tiles_dir, settings=self.settings)
+            except ModelError as error:  # which temporary folder it lay in helps no one
+                where = f"version {version.number} of {version.name}"
+                raise ModelError(str(error).replace(str(model_dir), where)) from error
+        require_metrics(judged.metrics, self.wanted, where=f"version {version.number} of {version.name}, judged again")
+        self.keep(version, judged)
+        return judged
+
+    def keep(self, version: Version, judged: Judged) -> Version:
+        """Keep what a version reached on this test with it."""
+        sums = [str(name) for name in judged.tiles if re.match(r"sum/(?!copy/)", str(name))]
+        registry.keep_table(version, judged.tiles[["tile_id", "region", *sums]], name=self.tag)
+        return registry.tag_version(version, tags={self.tag: json.dumps(dict(judged.metrics), sort_keys=True)})
 
 
-def score_model(model_dir: Path, tiles_dir: Path, *, settings: EvaluateSettings) -> dict[str, float]:
+def score_model(model_dir: Path, tiles_dir: Path, *, settings: EvaluateSettings) -> Judged:
     """Score a model on the test split.
 
     Raises:
@@ -128,7 +125,8 @@ def score_model(model_dir: Path, tiles_dir: Path, *, settings: EvaluateSettings)
                 f"the champion was trained on {name} {getattr(card, name)}, {tiles_dir} has {getattr(test, name)}: they"
                 " cannot be compared; give models of other inputs another name, register.model_name in params.yaml"
             )
-    return score(network, test, settings=settings, calibration=card.calibration).metrics()
+    scores = score(network, test, settings=settings, calibration=card.calibration)
+    return Judged(metrics=scores.metrics(), tiles=tile_table(scores, majority=None))
 
 
 def register(
@@ -169,16 +167,18 @@ def register(
     require_metrics(metrics, wanted, where=str(evaluate_dir / "metrics.json"))
     parts = read_parts(evaluate_dir)  # before anything is registered
     accepted = read_scenes(validate_dir / "scenes.csv")["accepted"]
-    data_hash = TileDataset(tiles_dir, split="test").data_hash
+    judged = Judged(metrics=metrics, tiles=pd.read_parquet(evaluate_dir / "tiles.parquet"))
+    tiles = TileDataset(tiles_dir, split="test")
     test = _Test(
-        tiles_dir=tiles_dir, data_hash=data_hash, settings=evaluate_settings, wanted=wanted, rescore=rescore
+        tiles_dir=tiles_dir, data_hash=tiles.data_hash, settings=evaluate_settings, wanted=wanted, rescore=rescore,
+        optical_bands=tiles.optical_bands, classes=tiles.classes,
     )  # fmt: skip
     with attach(model_dir / "run.json") as run:
-        tags = lineage_tags(Path.cwd(), data_hash=data_hash)
+        tags = lineage_tags(Path.cwd(), data_hash=tiles.data_hash)
         version = registry.register_version(model_dir, name=settings.model_name, run_id=run.run_id, tags=tags)
-        version = registry.tag_version(version, tags={test.tag: json.dumps(metrics, sort_keys=True)})
+        version = test.keep(version, judged)
         registry.set_alias(version, alias="challenger", why="registered", who="register")
-        decision = _decide(version, metrics, test, settings=settings, run_id=run.run_id)
+        decision = _decide(version, judged, test, settings=settings, run_id=run.run_id)
         _carry_out(decision, version)
         out_dir.mkdir(parents=True, exist_ok=True)
         (out_dir / "decision.md").write_text(as_markdown(decision))
@@ -192,33 +192,6 @@ def register(
     return RegisterReport(version=version.number, promoted=decision.promoted, reason=decision.reason)
 
 
-def compare(
-    champion: Mapping[str, float] | None, challenger: Mapping[str, float], *, settings: RegisterSettings
-) -> tuple[Comparison, ...]:
-    """Compare the metrics of the rule, those of ``min_gain`` first; without a champion all pass."""
-    limits = [*sorted(settings.min_gain.items()), *((name, -loss) for name, loss in sorted(settings.max_loss.items()))]
-    return tuple(
-        _compare(name, None if champion is None else champion[name], challenger[name], limit=limit)
-        for name, limit in limits
-    )
-
-
-def require_metrics(metrics: Mapping[str, float], wanted: Sequence[str], *, where: str) -> None:
-    """Refuse metrics that the rule cannot be applied to.
-
-    Raises:
-        DataError: if one is absent.
-        MetricError: if one is not finite.
-    """
-    if absent := [name for name in wanted if name not in metrics]:
-        raise DataError(
-            f"{where}: lacks {absent}, which register.min_gain or register.max_loss of params.yaml name; there are"
-            f" {sorted(metrics)[:20]}; name others, or test on scenes that have clouds and labels"
-        )
-    if broken := [name for name in wanted if not math.isfinite(metrics[name])]:
-        raise MetricError(f"{where}: {broken} are not finite; look for a diverged training")
-
-
 def as_markdown(decision: Decision) -> str:
     """Return the verdict as a table to read."""
     head = f"**{'Promoted' if decision.promoted else 'Not promoted'}**: {decision.reason}\n"
@@ -226,29 +199,12 @@ def as_markdown(decision: Decision) -> str:
         f"{decision.model_name} version {decision.challenger} (run {decision.run_id}) against champion version"
         f" {decision.champion_before or 'none'}, on tiles {decision.data_hash}\n"
     )
-    rows = [
-        f"| {row.metric} | {_number(row.champion)} | {_number(row.challenger)} | {_number(row.gain)} |"
-        f" {row.limit:+g} | {'passed' if row.passed else 'failed'} |"
-        for row in decision.comparisons
-    ]
-    table = ["| metric | champion | challenger | gain | least gain | verdict |", "|---|---|---|---|---|---|", *rows]
-    return "\n".join([head, facts, *table]) + "\n"
+    return "\n".join([head, facts, *as_table(decision.comparisons)]) + "\n"
 
 
-def _compare(metric: str, champion: float | None, challenger: float, *, limit: float) -> Comparison:
-    gain = None if champion is None else challenger - champion
-    if gain is not None and metric.split("/")[1] in _LOWER_IS_BETTER:
-        gain = -gain
-    passed = gain is None or gain >= limit - _ROUNDING
-    return Comparison(
-        metric=metric, champion=champion, challenger=challenger, gain=gain, limit=limit, passed=passed
-    )  # fmt: skip
-
-
-def _decide(
-    version: Version, metrics: Mapping[str, float], test: _Test, *, settings: RegisterSettings, run_id: str
-) -> Decision:
-    request = sha256_json([run_id, version.tags["model_sha256"], test.tag, metrics, settings.model_dump()])
+def _decide(version: Version, challenger: Judged, test: _Test, *, settings: RegisterSettings, run_id: str) -> Decision:
+    facts = [run_id, version.tags["model_sha256"], test.tag, challenger.metrics, settings.model_dump()]
+    request = sha256_json(facts)
     champion = registry.version_of(settings.model_name, alias="champion")
     kept = json.loads(version.tags.get(_DECISION, "{}"))
     if champion is not None and champion.number == version.number and kept.get("request") == request:
@@ -257,9 +213,8 @@ def _decide(
     same = champion is not None and champion.tags.get("weights_sha256") == version.tags["weights_sha256"]
     comparisons: tuple[Comparison, ...] = ()
     try:
-        judged = None if champion is None or same else test.metrics_of(champion)
-        comparisons = () if same else compare(judged, metrics, settings=settings)
-        reason = _SAME if same else _reason(comparisons)
+        comparisons = () if same else _comparisons(champion, challenger, test, settings=settings)
+        reason = _SAME if same else reason_of(comparisons, min_chance=settings.min_chance)
     except ModelError as error:  # a champion of other inputs: nothing can be said of the two, so it stays
         reason = str(error)
     decision = Decision(
@@ -279,17 +234,16 @@ def _decide(
     return decision
 
 
-def _reason(comparisons: Sequence[Comparison]) -> str:
-    if all(row.champion is None for row in comparisons):
-        return "the first version: there is no champion"
-    if all(row.passed for row in comparisons):
-        return "better than the champion as the rule asks, and nowhere worse than it allows"
-    return "; ".join(
-        f"{row.metric} {_number(row.challenger)} against {_number(row.champion)}: gain {_number(row.gain)}, the rule"
-        f" asks for at least {row.limit:+g}"
-        for row in comparisons
-        if not row.passed
+def _comparisons(
+    champion: Version | None, challenger: Judged, test: _Test, *, settings: RegisterSettings
+) -> tuple[Comparison, ...]:
+    if champion is None:
+        return compare(None, challenger.metrics, settings=settings)
+    judged = test.judged(champion)
+    chances = gain_chances(
+        judged, challenger, settings=settings, optical_bands=test.optical_bands, classes=test.classes
     )
+    return compare(judged.metrics, challenger.metrics, settings=settings, chances=chances)
 
 
 def _champion_metrics(decision: Decision, test: _Test) -> Mapping[str, float] | None:
@@ -297,7 +251,7 @@ def _champion_metrics(decision: Decision, test: _Test) -> Mapping[str, float] | 
     if decision.champion_before is None or not decision.comparisons:
         return None
     champion = registry.version_numbered(decision.model_name, decision.champion_before)
-    return None if champion is None else test.metrics_of(champion)
+    return None if champion is None else test.judged(champion).metrics
 
 
 def _carry_out(decision: Decision, version: Version) -> None:
@@ -337,7 +291,3 @@ def _pages(validate_dir: Path, scenes: str) -> dict[str, str]:
     found = sorted(page.relative_to(validate_dir) for page in validate_dir.glob("data_docs/validations/**/*.html"))
     judged = {f"validate/{page.as_posix()}": "every rule for scenes, and what was found" for page in found}
     return {"validate/data_docs/index.html": scenes, **judged}
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"

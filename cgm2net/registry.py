@@ -18,6 +18,7 @@ from cgm2net.weights import CARD_FILE, WEIGHTS_FILE, Card
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
@@ -26,6 +27,7 @@ _ARTIFACT = "model"
 _TAKES = "dict of optical, sar, cloud (B, C, H, W); or a table with columns optical, sar, cloud, scene_id, out of paths"
 _GIVES = "dict of clear, half_width, logits, probabilities; or a table of scene_id, folder, products"
 _MOVES = "alias_move"
+_TABLES = "judged"
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 
 
@@ -167,6 +169,43 @@ def tag_version(version: Version, *, tags: Mapping[str, str], description: str |
         if description is not None:
             client.update_model_version(version.name, str(version.number), description)
     return Version(name=version.name, number=version.number, run_id=version.run_id, tags={**version.tags, **tags})
+
+
+def keep_table(version: Version, table: "pd.DataFrame", *, name: str) -> None:
+    """Keep a table with a version, as ``judged/NAME.parquet`` of its run.
+
+    Raises:
+        BackendError: if the server does not take it.
+    """
+    what = f"table {name} of version {version.number} of {version.name}"
+    with translated(what), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.parquet"
+        table.to_parquet(path, index=False)
+        connect().log_artifact(version.run_id, str(path), _TABLES)
+
+
+def kept_table(version: Version, *, name: str) -> "pd.DataFrame | None":
+    """Return a table that :func:`keep_table` has kept; None where there is none.
+
+    Raises:
+        BackendError: if the server cannot be asked.
+    """
+    import pandas as pd
+    from mlflow.exceptions import MlflowException
+
+    path = f"{_TABLES}/{name}.parquet"
+    with translated(f"table {name} of version {version.number} of {version.name}"):
+        client = connect()
+        try:
+            there = any(file.path == path for file in client.list_artifacts(version.run_id, _TABLES))
+        except MlflowException as error:
+            if error.error_code != _ABSENT:  # the run was deleted
+                raise
+            return None
+        if not there:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            return pd.read_parquet(client.download_artifacts(version.run_id, path, folder))
 
 
 def download_version(version: Version, out_dir: Path) -> None:

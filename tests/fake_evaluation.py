@@ -62,6 +62,26 @@ def tile_table() -> pd.DataFrame:
     return table
 
 
+def tiles_reaching(by_region: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """One tile a region, of 100 clear and 100 cloudy pixels, with sums that come to the PSNR and mIoU given for it.
+
+    Both classes get the same IoU: of their pixels a share ``miou`` is right, the rest is answered as the other's, half
+    of it each way.
+    """
+    table = pd.DataFrame({"tile_id": [f"{name}_0_0" for name in by_region], "region": list(by_region)})
+    for group in ("clear", "cloudy"):
+        sums = {f"sum/{group}/{name}": 1.0 for name in sum_names(BANDS)} | {f"sum/{group}/pixels": 100.0}
+        table = table.assign(**sums)
+        psnr = np.array([metrics.get(f"{group}/psnr", 20.0) for metrics in by_region.values()])
+        table[f"sum/{group}/squared"] = 100 * len(BANDS) * 10 ** (-psnr / 10)
+        miou = np.array([metrics.get(f"{group}/miou", 0.5) for metrics in by_region.values()])
+        for actual in ("water", "forest"):
+            for predicted in ("water", "forest"):
+                pixels = miou if actual == predicted else (1 - miou) / 2
+                table[f"sum/{group}/{actual}>{predicted}"] = 1000 * pixels
+    return table
+
+
 def picture(tile_id: str, rank: Any) -> TilePictures:
     """Pictures of random and of even pixels, labels coarser than they."""
     rng = np.random.default_rng(0)

@@ -201,7 +201,9 @@ SURFACE: dict[str, object] = {
     "evaluate.num_threads": 2,
     "register.model_name": "cgm2net",
     "register.min_gain": {"cloudy/psnr": 0.0, "cloudy/miou": 0.0},
+    "register.min_chance": 0.9,
     "register.max_loss": {"clear/psnr": 0.5, "clear/miou": 0.02},
+    "register.max_class_loss": 0.1,
 }
 
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from cgm2net.comparison.runs import shown
 from cgm2net.comparison.suites import Variant
-from cgm2net.evaluation.class_metrics import class_metrics
-from cgm2net.evaluation.image_metrics import image_metrics
+from cgm2net.evaluation.resample import drawn_metrics
 from cgm2net.evaluation.score import Scores
 
 NUM_DRAWS = 1000
@@ -110,12 +109,6 @@ def draws(num_tiles: int, num_draws: int) -> np.ndarray:
 
 
 def _drawn_metrics(scores: Scores, weights_RT: np.ndarray) -> dict[str, np.ndarray]:
-    sums_RGS = np.einsum("rt,tgs->rgs", weights_RT, scores.model_TGS)
-    confusion_RGKK = np.einsum("rt,tgij->rgij", weights_RT, scores.confusion_TGKK)
-    rows = [
-        image_metrics(sums_GS) | class_metrics(confusion_GKK, scores.classes)
-        for sums_GS, confusion_GKK in zip(sums_RGS, confusion_RGKK, strict=True)
-    ]
+    drawn = drawn_metrics(scores.model_TGS, scores.confusion_TGKK, weights_RT, classes=scores.classes)
     # A draw without a cloudy pixel has no metric of cloudy ones; it says nothing about them.
-    names = set.intersection(*(set(row) for row in rows)) if rows else set()
-    return {name: np.array([row[name] for row in rows]) for name in sorted(names)}
+    return {name: values_R for name, values_R in drawn.items() if np.isfinite(values_R).all()}

@@ -102,7 +102,7 @@ class RawTiles:
         self._path, self.dtype, self.shape = folder / f"{name}.raw", np.dtype(dtype), tuple(shape)
 
     def __len__(self) -> int:
-        return self._num_tiles
+        return int(self._num_tiles)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return tiles ``start`` to ``stop``, not included, (tiles, *shape)."""

@@ -119,5 +119,9 @@ class RegisterSettings(Section):
         default_factory=lambda: {"cloudy/psnr": 0.0, "cloudy/miou": 0.0}
     )
     "Metric -> least gain over the champion."
+    min_chance: Share = 0.9
+    "In this share of test sets, resampled by regions, every gain of min_gain must be reached; 0: whatever they say."
     max_loss: dict[MetricName, Difference] = Field(default_factory=lambda: {"clear/psnr": 0.5, "clear/miou": 0.02})
     "Metric -> largest loss against the champion that is still allowed."
+    max_class_loss: Difference | None = 0.1
+    "Largest loss of any class's IoU that is still allowed, on clear and on cloudy pixels; None: none is asked."
