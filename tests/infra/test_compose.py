@@ -9,7 +9,7 @@ from infra_files import INFRA, ROOT, holds_secret, run, tool
 
 COMPOSE = INFRA / "compose.yaml"
 SERVICES = yaml.safe_load(COMPOSE.read_text())["services"]
-ONCE = {"prepare", "checkout", "backup", "restore"}
+ONCE = {"prepare", "checkout", "deploy", "backup", "restore"}
 
 every_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES.keys())
 
@@ -95,7 +95,13 @@ def test_data_lie_on_networks_without_a_way_out():
     networks = yaml.safe_load(COMPOSE.read_text())["networks"]
     open_ones = {name for name, network in networks.items() if not network.get("internal")}
     reach = {name: set(service.get("networks", [])) & open_ones for name, service in SERVICES.items()}
-    assert {name for name, reached in reach.items() if reached} == {"nginx", "worker", "worker-gpu", "dask-worker"}
+    assert {name for name, reached in reach.items() if reached} == {
+        "nginx",
+        "worker",
+        "worker-retrain",
+        "worker-gpu",
+        "dask-worker",
+    }
     assert reach["nginx"].isdisjoint(reach["worker"])
 
 
@@ -111,3 +117,12 @@ def test_what_is_mounted_from_here_exists():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             assert not source.startswith(".") or (INFRA / source).exists(), volume
+
+
+def test_workers_serve_the_pools_that_flows_are_deployed_to():
+    prefect = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    wanted = {work["work_pool"]["name"] for work in prefect["deployments"] if work["name"].endswith("-process")}
+    served = {
+        word.removeprefix("--pool=") for s in SERVICES.values() for word in s.get("command", []) if "--pool" in word
+    }
+    assert served == wanted

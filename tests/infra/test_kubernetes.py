@@ -259,6 +259,19 @@ def test_gpu_jobs_go_to_gpu_nodes():
     assert "nodeSelector" not in job_of("cpu")["spec"]["template"]["spec"]
 
 
+@every_overlay
+def test_workers_serve_the_pools_that_flows_are_deployed_to(build, overlay):
+    prefect = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    deployed = [work for work in prefect["deployments"] if work["name"].endswith("-kubernetes")]
+    starts = [spec["containers"][0].get("args", []) for _, _, spec in pods(build(overlay))]
+    served = {word.removeprefix("--pool=") for words in starts for word in words if "--pool=" in word}
+    assert served == {work["work_pool"]["name"] for work in deployed}
+    for path in TEMPLATES.values():
+        template = json.loads((INFRA / "kubernetes" / path).read_text())
+        for work in deployed:
+            assert work["work_pool"]["job_variables"].keys() <= template["variables"]["properties"].keys()
+
+
 @pytest.mark.parametrize(
     "kustomization", sorted((INFRA / "kubernetes").rglob("kustomization.yaml")), ids=lambda path: path.parent.name
 )
