@@ -50,9 +50,9 @@ class Postgres:
         """Drop a database though others are connected to it."""
         self.sql(f"DROP DATABASE {database} WITH (FORCE)")
 
-    def sql(self, statement: str) -> str:
+    def sql(self, statement: str, *, database: str = "postgres") -> str:
         """Run a statement as the superuser; return what it gives."""
-        done = self._psql(statement, database="postgres", user="admin", password=self._password)
+        done = self._psql(statement, database=database, user="admin", password=self._password)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

@@ -105,7 +105,7 @@ class Service:
         self._process = None
         eventually(lambda: not any(map(_alive, victims)), what=f"{self.name} is gone", seconds=30)
 
-    def tail(self, num_lines: int = 60) -> str:
+    def tail(self, num_lines: int = 30) -> str:
         """Return the last lines of its log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return "\n".join(lines[-num_lines:])

@@ -3,8 +3,10 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pandas as pd
 import yaml
@@ -34,6 +36,7 @@ _SMALL: dict[str, dict[str, Any]] = {
         "log_every_steps": 1, "checkpoint_every_steps": 1, "validate_every_steps": 2,
     },
     "evaluate": {"num_threads": 1, "num_pictures": 1},
+    "register": {"min_gain": {"cloudy/psnr": 0.0}, "min_chance": 0.0, "max_loss": {}, "max_class_loss": None},
 }  # fmt: skip
 
 
@@ -60,10 +63,10 @@ def name_of(one: synthetic.SceneSpec) -> str:
 class Deployed:
     """The flows on one project, deployed to the pool, and what the server knows of their runs."""
 
-    def __init__(self, root: Path, stack: Stack) -> None:
+    def __init__(self, root: Path, stack: Stack, *, flows: Collection[str] = tuple(FLOWS)) -> None:
         self.root, self.stack = root, stack
         with stack.as_client():
-            self.deployments = {name: str(self._deploy(flow)) for name, flow in FLOWS.items()}
+            self.deployments = {name: self._deploy(FLOWS[name]) for name in flows}
 
     def run(self, flow: str, **parameters: Any) -> dict[str, Any]:
         """Let the worker run a flow; wait for its end and give the run."""
@@ -86,7 +89,7 @@ class Deployed:
 
     def runs(self, flow: str) -> list[dict[str, Any]]:
         """Give all runs of a flow's deployment, the first first."""
-        body = {"deployments": {"id": {"any_": [self.deployments[flow]]}}}
+        body = {"deployments": {"id": {"any_": [str(self.deployments[flow])]}}}
         found: list[dict[str, Any]] = self.stack.prefect_api("POST", "/flow_runs/filter", body)
         return sorted(found, key=lambda run: str(run["created"]))
 
@@ -101,11 +104,12 @@ class Deployed:
         found = self.stack.prefect_api("POST", "/artifacts/filter", body)
         return {a["key"]: json.loads(a["data"]) if a["type"] == "table" else a["data"] for a in found}
 
-    def _deploy(self, flow: Any) -> Any:
-        return flow.to_deployment(
+    def _deploy(self, flow: Any) -> UUID:
+        deployment: UUID = flow.to_deployment(
             self.root.name, work_pool_name=POOL, parameters={"root": str(self.root)}, concurrency_limit=1, tags=[TAG],
             entrypoint_type=EntrypointType.MODULE_PATH,
         ).apply()  # fmt: skip
+        return deployment
 
 
 def make_repository(root: Path) -> None:
@@ -130,7 +134,7 @@ class Project(Deployed):
         super().__init__(root, stack)
         (root / ".gitignore").write_text("/artifacts/\n/.cache/\n/data\n/maps/\n/incoming/\n")
         self.change({**_SMALL, "cluster": stack.scheduler})
-        rows = [_row(spec(region, cover=0.1 + region / 40)) for region in range(num_scenes)]
+        rows = [row_of(spec(region, cover=0.1 + region / 40)) for region in range(num_scenes)]
         (root / "data").mkdir()
         write_catalog(pd.DataFrame(rows, columns=COLUMNS), root / "data/catalog.csv")
         make_repository(root)
@@ -150,6 +154,7 @@ class Project(Deployed):
         return done.stdout
 
 
-def _row(one: synthetic.SceneSpec) -> dict[str, str]:
+def row_of(one: synthetic.SceneSpec) -> dict[str, str]:
+    """Give a scene's row of the catalogue."""
     row = {**dict.fromkeys(COLUMNS, ""), "scene_id": name_of(one), "region": name_of(one)}
     return {**row, **{role: synthetic.uri(role, one) for role in FILE_ROLES}}

@@ -151,8 +151,7 @@ class Stack:
 
     def _mlflow(self) -> Service:
         auth = (ROOT / "infra/mlflow/auth.ini").read_text().replace("postgres:5432", f"127.0.0.1:{self.postgres.port}")
-        # Without it each request hashes the password anew, a tenth of a second of a core.
-        (self.folder / "auth.ini").write_text(f"{auth}\nauth_cache_ttl_seconds = 60\n")
+        (self.folder / "auth.ini").write_text(auth)
         command = [
             sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1",
             "--port", self.mlflow_url.rpartition(":")[2], "--workers", "1",
@@ -181,9 +180,10 @@ class Stack:
                    "--name", "worker"]  # fmt: skip
         own = {**self.prefect_settings, **self.mlflow_settings, "PREFECT_WORKER_QUERY_SECONDS": "1",
                "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}  # fmt: skip
-        return self._service("worker", command, own, self._has_worker)
+        return self._service("worker", command, own, self.has_worker)
 
-    def _has_worker(self) -> bool:
+    def has_worker(self) -> bool:
+        """Whether a worker polls the pool."""
         try:
             workers = self.prefect_api("POST", f"/work_pools/{POOL}/workers/filter", {})
         except requests.RequestException:
