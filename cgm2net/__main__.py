@@ -158,6 +158,7 @@ def intake_arrived(scenes: Path, catalog_file: Path, batch_dir: Path) -> None:
 @click.argument("incoming", type=click.Path(path_type=Path))
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Gets drift.{json,csv,html}.")
+@click.option("--confidence", type=click.Path(path_type=Path), help="What `confidence` wrote of these two.")
 @click.option("--max-psi", default=0.25, show_default=True, help="Population stability index above which it is drift,")
 @click.option("--max-chance", default=0.01, show_default=True, help="unless as large by chance more often than this.")
 @click.option("--min-scenes", default=6, show_default=True, help="On either side, for a feature to be judged.")
@@ -168,6 +169,21 @@ def drift(**options: Any) -> None:
     INCOMING and REFERENCE hold what validate, coregister and cloudmask wrote, as artifacts/ does.
     """
     from cgm2net.data.drift_page import report_drift as command
+
+    guarded(lambda: command(**options))
+
+
+@main.command()
+@click.argument("incoming", type=click.Path(path_type=Path))
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="For `drift --confidence`.")
+@click.option("--model", default="models:/cgm2net@champion", show_default=True, help="Or a folder of weights.")
+def confidence(**options: Any) -> None:
+    """Measure how sure a model is of a batch of scenes, and of those of the training set that it did not learn from.
+
+    INCOMING and REFERENCE are as of `drift`; where there is no such model, that is written down and no error.
+    """
+    from cgm2net.predict.confidence import measure_confidence as command
 
     guarded(lambda: command(**options))
 

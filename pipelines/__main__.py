@@ -91,9 +91,10 @@ def ingest(root: Path, **options: Any) -> None:
 @click.option("--incoming", type=click.Path(path_type=Path), help="A folder like artifacts/, instead of what came in.")
 @click.option("--reference", type=click.Path(path_type=Path), default=Path("artifacts"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("artifacts/drift"), show_default=True)
-@click.option("--max-psi", default=0.25, show_default=True, help="Population stability index above which it is drift,")
-@click.option("--max-chance", default=0.01, show_default=True, help="unless as large by chance more often than this.")
-@click.option("--min-scenes", default=6, show_default=True, help="On either side, for a feature to be judged.")
+@click.option("--model", default="models:/cgm2net@champion", show_default=True, help="Whose confidence is compared.")
+@click.option("--max-psi", type=float, help="Population stability index above which it is drift,")
+@click.option("--max-chance", type=float, help="unless as large by chance more often than this.")
+@click.option("--min-scenes", type=int, help="On either side, for a feature to be judged; as `cgm2net drift -h` says.")
 def monitor(root: Path, **options: Any) -> None:
     """Compare what came in since the last training with the training set, now."""
     from pipelines import monitor as flows

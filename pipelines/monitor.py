@@ -37,13 +37,23 @@ def measure(stage: str, *, root: Path) -> None:
     run_stage_in(root / WORK / "batch", stage, root=root, log=get_run_logger().info)
 
 
-@task(task_run_name="drift", cache_policy=NO_CACHE)
-def compare(incoming: Path, reference: Path, out: Path, *, root: Path, limits: dict[str, float]) -> dict[str, Any]:
-    """Run ``python -m cgm2net drift``; give what it wrote."""
-    options = [part for name, value in limits.items() for part in (f"--{name}", str(value))]
+@task(task_run_name="confidence", cache_policy=NO_CACHE)
+def doubt(incoming: Path, reference: Path, out: Path, *, root: Path, model: str) -> str:
+    """Measure how sure the champion is of both; give why it could not be, or nothing."""
     run_library(
-        "drift", str(incoming), str(reference), "--out", str(out), *options, root=root, log=get_run_logger().info
-    )
+        "confidence", str(incoming), str(reference), "--out", str(out), "--model", model, root=root,
+        log=get_run_logger().info,
+    )  # fmt: skip
+    return str(json.loads((out / "confidence.json").read_text())["why_not"])
+
+
+@task(task_run_name="drift", cache_policy=NO_CACHE)
+def compare(incoming: Path, reference: Path, out: Path, *, root: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Run ``python -m cgm2net drift``; give what it wrote."""
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+    run_library(
+        "drift", str(incoming), str(reference), "--out", str(out), *given, root=root, log=get_run_logger().info
+    )  # fmt: skip
     report: dict[str, Any] = json.loads((out / "drift.json").read_text())
     return report
 
@@ -55,9 +65,10 @@ def monitor(
     incoming: Path | None = None,
     reference: Path = Path("artifacts"),
     out: Path = Path("artifacts/drift"),
-    max_psi: float = 0.25,
-    max_chance: float = 0.01,
-    min_scenes: int = 6,
+    model: str = "models:/cgm2net@champion",
+    max_psi: float | None = None,
+    max_chance: float | None = None,
+    min_scenes: int | None = None,
 ) -> list[str]:
     """Compare the scenes that came in since the last training with those of the training.
 
@@ -65,11 +76,13 @@ def monitor(
         root: the folder of ``dvc.yaml``; relative paths are taken from there.
         incoming: a folder like ``artifacts/`` to compare instead; by default the scenes of ``data/catalog.csv`` that
             the reference does not hold go through the data stages, apart from the project's own.
-        reference: what ``validate``, ``coregister`` and ``cloudmask`` left of the training set.
+        reference: what the data stages left of the training set.
         out: gets ``drift.html``, ``drift.json`` and ``drift.csv``.
+        model: whose confidence is compared; where there is none, that is said, and the rest is compared.
         max_psi: a larger population stability index is drift,
         max_chance: unless more random deals of the same scenes than this share lie as far apart.
-        min_scenes: on either side, for a feature to be judged.
+        min_scenes: on either side, for a feature to be judged; of these three, what ``python -m cgm2net drift`` takes
+            where None.
 
     Returns:
         The features that drifted, the farthest first; none where nothing came in, or too little to judge.
@@ -82,19 +95,18 @@ def monitor(
     reference, out = root / reference, root / out
     if not (reference / "validate" / "scenes.csv").is_file():
         raise CatalogError(f"{reference}: no validated scenes there; train first (`python -m pipelines retrain`)")
+    limits = {"max-psi": max_psi, "max-chance": max_chance, "min-scenes": min_scenes}
     with alone(root / WORK, log=get_run_logger().info):
         if incoming is None and not _measured(reference, root=root):
             _say("Nothing to compare: no good scene came in since the last training.")
             return []
-        batch = root / (incoming or WORK / "batch" / "artifacts")
-        limits = {"max-psi": max_psi, "max-chance": max_chance, "min-scenes": min_scenes}
-        report = compare(batch, reference, out, root=root, limits=limits)
-    _show(report, out / "drift.html")
-    drifted: list[str] = report["drifted"]
-    if drifted:
-        psi = {feature["feature"]: feature["psi"] for feature in report["features"] if feature["drifted"]}
-        tell(DRIFTED, root=root, ids=drifted, psi=psi, num_incoming=report["num_incoming"])
-    return drifted
+        batch, sure = root / (incoming or WORK / "batch" / "artifacts"), root / WORK / "confidence"
+        why_not = doubt(batch, reference, sure, root=root, model=model)
+        options = {**limits, "confidence": None if why_not else sure}
+        report = compare(batch, reference, out, root=root, options=options)
+    _show(report, out / "drift.html", why_not=why_not)
+    _tell(report, root=root)
+    return list(report["drifted"])
 
 
 def _measured(reference: Path, *, root: Path) -> bool:
@@ -111,13 +123,20 @@ def _measured(reference: Path, *, root: Path) -> bool:
     return True
 
 
-def _show(report: dict[str, Any], page: Path) -> None:
+def _tell(report: dict[str, Any], *, root: Path) -> None:
+    if drifted := report["drifted"]:
+        psi = {feature["feature"]: feature["psi"] for feature in report["features"] if feature["drifted"]}
+        tell(DRIFTED, root=root, ids=drifted, psi=psi, num_incoming=report["num_incoming"])
+
+
+def _show(report: dict[str, Any], page: Path, *, why_not: str) -> None:
     names = ", ".join(report["drifted"])
     judged = sum(feature["psi"] is not None for feature in report["features"])
     verdict = f"**{names} drifted.**" if names else "Nothing drifted." if judged else "Nothing could be judged."
     _say(
         f"{verdict} {report['num_incoming']} scenes that came in against {report['num_reference']} of the reference,"
         f" {judged} of {len(report['features'])} features judged. What to do stands in `{page}`."
+        + (f" The champion's confidence is not compared: {why_not}" if why_not else "")
     )
     ranked = sorted(report["features"], key=lambda f: (not f["drifted"], -(f["psi"] or 0.0)))
     table = [{name: feature[name] for name in SHOWN} for feature in ranked]

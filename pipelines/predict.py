@@ -7,9 +7,11 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from pipelines.alone import alone
 from pipelines.batch import read_rows
 from pipelines.library import run_library
 
+WORK = Path(".cache/cgm2net/predict")
 SHOWN = ("scene_id", "status", "reason", "cloud_cover", "shift", "model", "version", "folder")
 
 
@@ -26,7 +28,7 @@ def predict(
     model: str = "models:/cgm2net@champion",
     out: Path = Path("maps"),
 ) -> list[dict[str, str]]:
-    """Map every scene of a catalogue that the model has not mapped yet.
+    """Map every scene of a catalogue that the model has not mapped yet; a second run waits for the first.
 
     Args:
         root: the project's folder; the other paths are relative to it.
@@ -41,8 +43,10 @@ def predict(
         CommandError: if the command fails, which it does where no scene at all can be predicted.
     """
     arguments = ["--catalog", str(catalog), "--model", model, "--out", str(out), "--params", "params.yaml"]
-    run_command(arguments, root=root.resolve())
-    rows = read_rows(root / out / "scenes.csv")
+    root = root.resolve()
+    with alone(root / WORK, log=get_run_logger().info):
+        run_command(arguments, root=root)
+        rows = read_rows(root / out / "scenes.csv")
     table: list[dict[str, Any]] = [{name: row[name] for name in SHOWN} for row in rows]
     create_table_artifact(table=table, key="predict-scenes", description="Scenes mapped, kept and refused")
     return rows

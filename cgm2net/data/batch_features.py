@@ -16,14 +16,19 @@ from cgm2net.errors import DataError
 from cgm2net.files import read_json
 from cgm2net.sensors import BANDS, LABEL_IGNORE
 
-Kind = Literal["optical", "reference", "sar", "cloud", "shift", "time", "classes"]
+Kind = Literal["optical", "reference", "sar", "cloud", "shift", "time", "classes", "confidence"]
 
 CLASS_MIX = "class mix"
+CLASS_CONFIDENCE = "class confidence"
+HALF_WIDTH = "half-width of the interval"
 
 _STAGES = ("cloudmask", "coregister", "validate")  # the last that has run knows all that the earlier ones found
 _MEASURED: tuple[Kind, ...] = ("optical", "reference", "sar")
 _NUM_VALUES = 50
-_SHARES = (np.arange(_NUM_VALUES) + 0.5) / _NUM_VALUES
+SHARES = (np.arange(_NUM_VALUES) + 0.5) / _NUM_VALUES
+"""Of a scene's pixels, below the quantiles that stand for it."""
+
+_CONFIDENCE_UNITS = {CLASS_CONFIDENCE: "share", HALF_WIDTH: "reflectance"}
 
 # Feature: column of the scene table, kind, unit.
 _COLUMNS: dict[str, tuple[str, Kind, str]] = {
@@ -60,12 +65,13 @@ class Batch:
     "Label code -> share of the labelled pixels, for every scene with labels."
 
 
-def read_batch(folder: Path) -> Batch:
+def read_batch(folder: Path, *, confidence: Path | None = None) -> Batch:
     """Read what the data stages found of a batch.
 
     Args:
         folder: holds the outputs of `validate` and, where they ran, `coregister` and `cloudmask`, by these names; or
             is the output of one of them, with ``scenes.csv`` and perhaps ``verdicts.json``.
+        confidence: file of :func:`cgm2net.predict.confidence.measure_confidence`, where that ran.
 
     Raises:
         CatalogError: if there is no scene table.
@@ -83,7 +89,7 @@ def read_batch(folder: Path) -> Batch:
     files = [_files_of(found.get(scene_id)) for scene_id in accepted["scene_id"]]
     return Batch(
         num_scenes=len(accepted), num_refused=len(table) - len(accepted),
-        features={**_spreads(files), **_numbers(accepted)},
+        features={**_spreads(files), **_numbers(accepted), **_confidence(confidence)},
         class_shares=tuple(shares for scene in files if (shares := _class_shares(scene.get("label", {})))),
     )  # fmt: skip
 
@@ -100,7 +106,7 @@ def _spreads(files: list[dict[str, dict[str, object]]]) -> dict[str, Feature]:
             spread = scene.get(role, {}).get("spread", {})
             assert isinstance(spread, dict)
             for band, quantiles in spread.items():
-                rows.setdefault((role, band), []).append(np.interp(_SHARES, SPREAD, quantiles))
+                rows.setdefault((role, band), []).append(np.interp(SHARES, SPREAD, quantiles))
     return {
         f"{'SAR' if role == 'sar' else role} {band}": Feature(
             kind=role, unit=BANDS[band].unit if band in BANDS else "", values_NK=np.stack(values)
@@ -120,6 +126,18 @@ def _numbers(accepted: pd.DataFrame) -> dict[str, Feature]:
     for name, (column, kind, unit) in _COLUMNS.items():
         if column in table.columns and len(values := table[column].dropna()):
             features[name] = Feature(kind=kind, unit=unit, values_NK=values.to_numpy(float)[:, None])
+    return features
+
+
+def _confidence(path: Path | None) -> dict[str, Feature]:
+    found = {} if path is None else read_json(path)
+    features = {}
+    for name, unit in _CONFIDENCE_UNITS.items():
+        scenes = found.get(name, {})
+        assert isinstance(scenes, dict)
+        if scenes:
+            rows = np.array([values for _, values in sorted(scenes.items())], float)
+            features[name] = Feature(kind="confidence", unit=unit, values_NK=rows)
     return features
 
 

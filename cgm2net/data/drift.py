@@ -22,6 +22,9 @@ from cgm2net.data.batch_features import CLASS_MIX, Batch, Feature, Kind, read_ba
 from cgm2net.errors import DataError
 from cgm2net.files import write_json
 
+MAX_PSI, MAX_CHANCE, MIN_SCENES = 0.25, 0.01, 6
+"""Limits of :func:`measure_drift` where none are given."""
+
 NUM_BINS = 10
 SCENES_A_BIN = 5
 """Numbers that a scene has one of are put into fewer bins, so that each holds so many scenes of the reference."""
@@ -96,14 +99,28 @@ class DriftReport:
         )
 
 
+def read_both(incoming: Path, reference: Path, *, confidence: Path | None) -> tuple[Batch, Batch]:
+    """Read the incoming batch and the reference; arguments and errors as of :func:`measure_drift`."""
+    sure = [confidence / f"{side}.json" if confidence else None for side in ("incoming", "reference")]
+    return read_batch(incoming, confidence=sure[0]), read_batch(reference, confidence=sure[1])
+
+
 def measure_drift(
-    incoming: Path, reference: Path, *, max_psi: float = 0.25, max_chance: float = 0.01, min_scenes: int = 6
+    incoming: Path,
+    reference: Path,
+    *,
+    confidence: Path | None = None,
+    max_psi: float = MAX_PSI,
+    max_chance: float = MAX_CHANCE,
+    min_scenes: int = MIN_SCENES,
 ) -> DriftReport:
     """Compare a batch with a reference.
 
     Args:
         incoming: outputs of the data stages, see :func:`cgm2net.data.batch_features.read_batch`.
         reference: the same of the training set.
+        confidence: folder of :func:`cgm2net.predict.confidence.measure_confidence` on these two; without it, how sure
+            the model is is not compared.
         max_psi: a larger index is drift,
         max_chance: unless more deals at random than this share lie as far apart.
         min_scenes: that must have a feature on either side for it to be judged.
@@ -112,7 +129,7 @@ def measure_drift(
         CatalogError: if a folder holds no scene table.
         DataError: if a batch has no accepted scene, or both share no feature.
     """
-    new, old = read_batch(incoming), read_batch(reference)
+    new, old = read_both(incoming, reference, confidence=confidence)
     compared = [
         _compare(name, old.features.get(name), new.features.get(name), min_scenes=min_scenes)
         for name in dict.fromkeys((*old.features, *new.features))

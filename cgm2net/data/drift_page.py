@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cgm2net.data.batch_features import CLASS_MIX, Batch, Feature, Kind, read_batch
-from cgm2net.data.drift import DriftReport, FeatureDrift, measure_drift, write_drift
+from cgm2net.data.batch_features import CLASS_MIX, Batch, Feature, Kind
+from cgm2net.data.drift import DriftReport, FeatureDrift, measure_drift, read_both, write_drift
 from cgm2net.errors import DataError
 from cgm2net.files import write_aside
 
@@ -29,6 +29,9 @@ _ADVICE: dict[Kind, str] = {
     "time": "Optics and SAR lie otherwise apart in time. Choose nearer pairs, or lower validate.max_gap_days.",
     "classes": "The mix of classes moved. Scores over all classes will not carry over; read those of each class, and"
     " take scenes of such ground into training.",
+    "confidence": "The champion is otherwise sure of these scenes than of those it was tested on. If cloud cover or"
+    " values moved too, that may be all of it. Less sure: look at maps of them (`python -m cgm2net explain`), and train"
+    " on some of them as well. Surer: look whether it is right, for it may not know such ground.",
 }
 _OLD, _NEW = "#4d4d4d", "#d6403a"
 _STYLE = (
@@ -42,7 +45,15 @@ _COLUMNS = ("feature", "unit", "reference", "incoming", "PSI", "distance", "chan
 
 
 def report_drift(
-    *, incoming: Path, reference: Path, out_dir: Path, max_psi: float, max_chance: float, min_scenes: int, fail: bool
+    *,
+    incoming: Path,
+    reference: Path,
+    confidence: Path | None,
+    out_dir: Path,
+    max_psi: float,
+    max_chance: float,
+    min_scenes: int,
+    fail: bool,
 ) -> str:
     """Write ``drift.json``, ``drift.csv`` and ``drift.html``; see ``python -m cgm2net drift -h``.
 
@@ -50,24 +61,23 @@ def report_drift(
         DataError: if something drifted and ``fail`` is set, after everything is written.
     """
     limits = {"max_psi": max_psi, "max_chance": max_chance}
-    report = measure_drift(incoming, reference, min_scenes=min_scenes, **limits)
+    report = measure_drift(incoming, reference, confidence=confidence, min_scenes=min_scenes, **limits)
     write_drift(report, out_dir)
-    write_page(report, incoming, reference, out_dir / "drift.html")
+    write_page(report, *read_both(incoming, reference, confidence=confidence), path=out_dir / "drift.html")
     if fail and report.drifted:
         raise DataError(f"{report}; read {out_dir / 'drift.html'} for what to do")
     return f"{report}; {out_dir / 'drift.html'}"
 
 
-def write_page(report: DriftReport, incoming: Path, reference: Path, path: Path) -> None:
+def write_page(report: DriftReport, new: Batch, old: Batch, *, path: Path) -> None:
     """Write the page of a report; needs nothing beside itself to be read.
 
     Args:
         report: of :func:`cgm2net.data.drift.measure_drift`.
-        incoming: folder of the batch, read again for the charts.
-        reference: folder of the training set.
+        new: the incoming batch, for the charts.
+        old: the training set.
         path: HTML file.
     """
-    old, new = read_batch(reference), read_batch(incoming)
     parts = [
         f"<title>{html.escape(str(report))}</title><style>{_STYLE}</style>",
         "<h1>Drift of incoming scenes</h1>", _verdict(report), _advice(report), _table(report), _limits(report),

@@ -103,7 +103,9 @@ def cached_json(root: Path, md5: str, name: str) -> dict[str, Any] | None:
     if not folder.is_file():
         return None
     hashes = {entry["relpath"]: entry["md5"] for entry in json.loads(folder.read_text())}
-    file = cache / hashes.get(name, "--")[:2] / hashes.get(name, "--")[2:]
+    if name not in hashes:
+        return None
+    file = cache / hashes[name][:2] / hashes[name][2:]
     return dict(json.loads(file.read_text())) if file.is_file() else None
 
 

@@ -27,6 +27,7 @@ from cgm2net.data.drift import (
     write_drift,
 )
 from cgm2net.errors import CatalogError, DataError
+from cgm2net.files import write_json
 
 
 def of(report: DriftReport, name: str) -> FeatureDrift:
@@ -185,3 +186,16 @@ def test_the_command_ends_with_1_only_when_asked(tmp_path: Path) -> None:
     assert failed.exit_code == 1
     assert "1 of 5 features drifted: optical B02" in failed.output
     assert CliRunner().invoke(main, [*command, "--fail", "--max-psi", "99"]).exit_code == 0
+
+
+def test_a_model_that_is_less_sure_than_on_its_test_scenes_is_drift(tmp_path: Path) -> None:
+    for side, sure in {"reference": 0.8, "incoming": 0.5}.items():
+        scenes = {f"s{k}": [sure + k / 100] * 50 for k in range(10)}
+        write_json(tmp_path / f"{side}.json", {"class confidence": scenes, "half-width of the interval": {}})
+    folder = batch(tmp_path / "a")
+    report = measure_drift(folder, folder, confidence=tmp_path)
+    assert report.drifted == ("class confidence",)
+    found = of(report, "class confidence")
+    assert (found.kind, found.unit) == ("confidence", "share")
+    assert (found.reference, found.incoming) == (pytest.approx(0.845), pytest.approx(0.545))
+    assert "half-width of the interval" not in {feature.feature for feature in report.features}

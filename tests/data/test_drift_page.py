@@ -5,12 +5,13 @@ from pathlib import Path
 
 from batches import CODES, batch
 
-from cgm2net.data.drift import measure_drift
+from cgm2net.data.drift import measure_drift, read_both
 from cgm2net.data.drift_page import write_page
 
 
 def page(incoming: Path, reference: Path, path: Path) -> str:
-    write_page(measure_drift(incoming, reference), incoming, reference, path)
+    report = measure_drift(incoming, reference)
+    write_page(report, *read_both(incoming, reference, confidence=None), path=path)
     return path.read_text()
 
 

@@ -9,10 +9,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from asked import artifacts, asked, deployments, eventually
 from prefect.client.orchestration import get_client
+from tiny_model import save_model
 
 from cgm2net.catalog import COLUMNS
 from cgm2net.data import synthetic
@@ -45,7 +47,8 @@ def batch(folder: Path, *, cover: float, num: int = 12) -> Path:
 
 
 @pytest.mark.server
-def test_drift_is_told_shown_and_starts_a_training(server: dict[str, str], tmp_path: Path) -> None:
+def test_drift_is_told_and_shown(server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     batch(tmp_path / "artifacts", cover=0.1)
     batch(tmp_path / "new", cover=0.7)
 
@@ -55,6 +58,9 @@ def test_drift_is_told_shown_and_starts_a_training(server: dict[str, str], tmp_p
     assert "cloud cover drifted" in (tmp_path / "artifacts/drift/drift.html").read_text()
     shown = artifacts(state.state_details.flow_run_id)
     assert shown["monitor-verdict"].startswith("**cloud cover drifted.** 12 scenes that came in against 12")
+    assert (
+        "champion's confidence is not compared: models:/cgm2net@champion: no mlflow.db here" in shown["monitor-verdict"]
+    )
     (row,) = shown["monitor-features"]
     assert (row["feature"], row["drifted"], row["psi"] > 0.25) == ("cloud cover", True, True)
     about = {"event": {"name": ["cgm2net.drift.detected"]}, "resource": {"id": [f"cgm2net.project.{tmp_path.name}"]}}
@@ -129,12 +135,19 @@ def test_what_came_in_goes_through_the_stages_and_leaves_the_projects_own_alone(
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     dvc("init", "--quiet", "--no-scm", root=tmp_path)
 
-    assert monitor(tmp_path) == []
+    save_model(tmp_path / "model", optical_bands=("B02", "B03"), sar_bands=("VV", "VH"))
+    (tmp_path / "artifacts/tile").mkdir()
+    pd.DataFrame({"scene_id": ["s00"], "split": ["test"]}).to_parquet(tmp_path / "artifacts/tile/tiles.parquet")
+
+    assert monitor(tmp_path, model="model") == []
 
     report = json.loads((tmp_path / "artifacts/drift/drift.json").read_text())
     assert (report["num_incoming"], report["num_reference"]) == (1, 12)
-    assert "cloud cover" in {feature["feature"] for feature in report["features"]}
-    assert sorted(p.name for p in (tmp_path / "artifacts").iterdir()) == ["cloudmask", "drift", "validate"]
+    notes = {feature["feature"]: feature["note"] for feature in report["features"]}
+    assert "cloud cover" in notes
+    few = "not judged: 0 reference scenes have it and 1 incoming scenes have it, wanted 6"
+    assert (notes["class confidence"], notes["half-width of the interval"]) == (few, few)
+    assert sorted(p.name for p in (tmp_path / "artifacts").iterdir()) == ["cloudmask", "drift", "tile", "validate"]
 
     write_table(
         tmp_path / "data/catalog.csv", **{name: [values[0]] for name, values in {**empty, **files, **names}.items()}

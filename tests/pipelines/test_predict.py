@@ -5,15 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 import yaml
+from tiny_model import save_model
 
-from cgm2net import weights
 from cgm2net.catalog import COLUMNS
 from cgm2net.data import synthetic
-from cgm2net.model.calibration import Calibration
-from cgm2net.model.interface import NetworkConfig
-from cgm2net.model.network import CGM2Net
 from pipelines.library import CommandError
 from pipelines.predict import predict
 
@@ -25,14 +21,7 @@ BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
 def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """A project with settings, weights, and a catalogue of the scenes that are asked for: a name and its defect."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.manual_seed(0)
-    network = CGM2Net(NetworkConfig(num_optical_bands=6, num_sar_bands=2, num_classes=2))
-    card = weights.Card(
-        config=network.config, optical_bands=BANDS, sar_bands=("VV", "VH"), classes=("a", "b"), gsd_m=10.0,
-        data_hash="0", seed=0, steps=1, num_parameters=1, library_version="0",
-        calibration=Calibration(interval_clear=(1.0,) * 6, interval_cloudy=(1.0,) * 6),
-    )  # fmt: skip
-    weights.save(tmp_path / "model", network, card)
+    save_model(tmp_path / "model", optical_bands=BANDS, sar_bands=("VV", "VH"))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(yaml.safe_load((ROOT / "params.yaml").read_text())))
 
     def write(**defects: str) -> Path:

@@ -4,14 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from asked import artifacts, task_states
 from click.testing import CliRunner
+from tiny_model import save_model
 
-from cgm2net import registry, tracking, weights
-from cgm2net.model.calibration import Calibration
-from cgm2net.model.interface import NetworkConfig
-from cgm2net.model.network import CGM2Net
+from cgm2net import registry, tracking
 from pipelines.__main__ import main
 from pipelines.promote import promote
 
@@ -23,15 +20,8 @@ def root(new_store: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     shutil.copy(new_store[0], tmp_path / "mlflow.db")
-    torch.manual_seed(0)
-    network = CGM2Net(NetworkConfig(num_optical_bands=1, num_sar_bands=1, num_classes=2))
-    card = weights.Card(
-        config=network.config, optical_bands=("B02",), sar_bands=("VV",), classes=("a", "b"), gsd_m=10.0,
-        data_hash="0", seed=0, steps=1, num_parameters=1, library_version="0",
-        calibration=Calibration(interval_clear=(1.0,), interval_cloudy=(1.0,)),
-    )  # fmt: skip
     files = tmp_path / "saved/artifacts/model"
-    weights.save(files, network, card)
+    save_model(files, optical_bands=("B02",), sar_bands=("VV",))
     client = tracking.connect()
     client.create_registered_model("cgm2net")
     for source in ("saved", "lost", "lost"):
