@@ -12,7 +12,7 @@ from typing import TypeVar
 import psutil
 import requests
 
-READY_SECONDS = 150.0
+READY_SECONDS = 300.0
 """How long a server may take: those that fill a database do it on two cores beside other tests."""
 
 _T = TypeVar("_T")

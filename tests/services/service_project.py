@@ -25,7 +25,7 @@ from pipelines.predict import predict
 from pipelines.retrain import retrain
 
 FLOWS = {"retrain": retrain, "ingest": ingest, "monitor": monitor, "predict": predict}
-RUN_SECONDS = 300.0
+RUN_SECONDS = 600.0
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _COPIED = ("cgm2net", "dvc.yaml", "params.yaml", ".dvcignore")
 _SMALL: dict[str, dict[str, Any]] = {
