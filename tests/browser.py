@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -42,6 +44,30 @@ class Browser:
         self._command("Emulation.setDeviceMetricsOverride", **size)
         self._command("Emulation.setScriptExecutionDisabled", value=not scripts)
         self._driver.get(page.as_uri())
+
+    def visit(self, url: str, *, until: str, seconds: float = 60.0) -> str:
+        """Open an address, in a window of a desk's size, and return the page's text as soon as it holds ``until``."""
+        size = {"width": 1600, "height": 1200, "deviceScaleFactor": 1, "mobile": False}
+        self._command("Emulation.setDeviceMetricsOverride", **size)
+        self._driver.get("about:blank")  # an address that differs after # only would not be loaded anew
+        self._driver.get(url)
+        wait = WebDriverWait(self._driver, seconds, poll_frequency=0.2)
+        try:
+            return str(wait.until(lambda _: until in self.text() and self.text()))
+        except TimeoutException:
+            raise AssertionError(f"{url}: no {until!r} after {seconds:g} s in: {self.text()[:2000]}") from None
+
+    def wait_for(self, script: str, *, seconds: float = 60.0) -> None:
+        """Wait until JavaScript returns true."""
+        WebDriverWait(self._driver, seconds, poll_frequency=0.2).until(lambda _: self.run(script), script)
+
+    def text(self) -> str:
+        """Return what can be read on the page now."""
+        return str(self.run("return document.body ? document.body.innerText : ''"))
+
+    def picture(self, path: Path) -> None:
+        """Save what the window shows."""
+        self._driver.save_screenshot(str(path))
 
     def allow_scripts(self) -> None:
         """Let the test look at a page that was opened without scripts; the page's own do not run any more."""
