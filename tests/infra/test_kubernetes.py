@@ -22,7 +22,7 @@ def build(env_file, tmp_path_factory):
     """Overlay -> what would be applied; its secrets are those of make-env."""
     copy = tmp_path_factory.mktemp("kustomize") / "infra"
     kubectl = tool("kubectl")
-    shutil.copytree(INFRA, copy, ignore=shutil.ignore_patterns("sample-remote", ".env", "tls", "secrets.env"))
+    shutil.copytree(INFRA, copy, ignore=shutil.ignore_patterns("sample-remote", "backup", ".env", "tls", "secrets.env"))
     shutil.copy(env_file, copy / "kubernetes/overlays/single-node/secrets.env")
 
     @functools.cache
@@ -90,6 +90,7 @@ def test_pods_pass_the_restricted_standard(build, overlay):
     for name, _, spec in pods(build(overlay)):
         assert spec["securityContext"]["runAsNonRoot"] is True, name
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert spec["enableServiceLinks"] is False, name  # PREFECT_PORT, MLFLOW_PORT would be taken for settings
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), name
         assert not any("hostPath" in volume for volume in spec["volumes"]), name
         for container in spec["containers"] + spec.get("initContainers", []):
