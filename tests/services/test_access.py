@@ -4,7 +4,7 @@ import pytest
 import requests
 from service_stack import PIPELINE, Stack
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("services")]
+pytestmark = pytest.mark.services
 
 MLFLOW = "/api/2.0/mlflow/experiments/search?max_results=5"
 FILES = "/api/2.0/mlflow-artifacts/artifacts"

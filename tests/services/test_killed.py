@@ -14,7 +14,7 @@ from service_stack import PIPELINE, Stack
 
 from pipelines.automations import crash_silent_runs
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("services"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(1200)]
 
 # The stage logs as the stage `train` does, and holds still between its third and its fourth step until it may go on.
 WORK = """

@@ -14,7 +14,7 @@ from cgm2net.catalog import COLUMNS, write_catalog
 from pipelines.automations import RETRAIN, retrain_on_drift
 from pipelines.events import ACCEPTED, DRIFTED, REFUSED
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("services"), pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(2400)]
 
 GOOD = [spec(20 + k, cover=0.6 + k / 40) for k in range(7)]
 BAD = [spec(30, cover=0.2, defect="sar_linear"), spec(31, cover=0.2, defect="truncated")]

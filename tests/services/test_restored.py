@@ -14,7 +14,7 @@ from service_stack import ADMIN, BUCKET, OWNERS, PIPELINE, ROOT, Stack
 
 from cgm2net import registry, tracking
 
-pytestmark = [pytest.mark.services, pytest.mark.xdist_group("services"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(1200)]
 
 Backup = Callable[..., subprocess.CompletedProcess[str]]
 
