@@ -3,9 +3,9 @@
 import ctypes
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,9 @@ BLOCK_PX = 2048
 
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _STRIP_PX = 64  # rows that are made what is stored at once
+
+_Step = tuple[int, int, int]
+"""First and last column of a block, and a row of windows."""
 
 PICTURE_PX = 1024
 """Longest side of the quick-look's panels."""
@@ -123,7 +126,7 @@ def _pass_over(
     scene: Scene, prepared: Prepared, model: LoadedModel, products: Products, picture: "_Picture", *,
     settings: PredictSettings, clock: "_Clock", progress: Progress,
 ) -> None:  # fmt: skip
-    """Walk the scene in blocks of columns, each from top to bottom; rows are read while the network works."""
+    """Walk the scene in blocks of columns, each from top to bottom."""
     height, width = scene.grid.shape
     row_phase, column_phase = phases(scene.grid)
     rows, columns = Side.of(height, row_phase), Side.of(width, column_phase)
@@ -132,16 +135,16 @@ def _pass_over(
     batch_size = settings.batch_size or (16 if model.device.type == "cuda" else 1)
     bar = progress.add_task(f"{scene.inputs.scene_id}: network", total=len(steps))
 
-    def read(first: int, last: int, row: int) -> Band:
+    def read(step: _Step) -> Band:
+        first, last, row = step
         return _read(scene, prepared, _window_of(rows, columns, row, columns.over(first, last)))
 
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        coming = reader.submit(read, *steps[0])
-        for number, (first, last, row) in enumerate(steps):
+    # On the CPU, whose cores the network keeps busy, reading meanwhile would save no time; and what two threads take
+    # and free in turn leaves holes in the heap, which grow with the scene.
+    with closing(_bands(read, steps, ahead=model.device.type == "cuda")) as bands:
+        for first, last, row in steps:
             with clock.of("read"):
-                band = coming.result()
-            if number + 1 < len(steps):
-                coming = reader.submit(read, *steps[number + 1])
+                band = next(bands)
             if row == 0:
                 blend = Blend(rows, columns, first=first, last=last, channels=channels)
             with clock.of("network"):
@@ -158,9 +161,22 @@ def _pass_over(
                         part.window, stored(strip_CHW, part, card=model.card, keep_clear=settings.keep_clear)
                     )
                     picture.take(part)
-                del final_CHW, strip_CHW, part  # not to be there beside the next windows' answers
+                del band, part, final_CHW, strip_CHW  # not to be there beside the next windows and their answers
                 _give_back()
             progress.advance(bar)
+
+
+def _bands(read: Callable[[_Step], Band], steps: Sequence[_Step], *, ahead: bool) -> Generator[Band, None, None]:
+    """Yield what is read of each step; ``ahead``: the next one is read meanwhile, by a thread of its own."""
+    if not ahead:
+        yield from map(read, steps)
+        return
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        coming = reader.submit(read, steps[0])
+        for step in steps[1:]:
+            band, coming = coming.result(), reader.submit(read, step)
+            yield band
+        yield coming.result()
 
 
 def _one_heap() -> None:

@@ -1,5 +1,6 @@
 """A whole scene from files to products, by a small network."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,3 +244,27 @@ def test_the_same_scene_gives_the_same_bytes(inputs, plain, model, tmp_path):
     predict_scene(inputs, model, tmp_path / "again", settings=PLAIN)
     for path in sorted(plain.folder.iterdir()):
         assert path.read_bytes() == (tmp_path / "again/s" / path.name).read_bytes(), path.name
+
+
+def test_reading_ahead_gives_the_same_one_step_early_and_ends_when_left():
+    steps = [(0, 10, row) for row in range(4)]
+    begun = []
+    second = threading.Event()
+
+    def read_step(step):
+        begun.append(step[2])
+        if len(begun) == 2:
+            second.set()
+        return step
+
+    assert list(run._bands(read_step, steps, ahead=True)) == list(run._bands(read_step, steps, ahead=False))
+    begun.clear(), second.clear()
+    bands = run._bands(read_step, steps, ahead=True)
+    assert next(bands) == steps[0]
+    assert second.wait(30)  # the second is read though nobody asked for it; the third is not
+    bands.close()
+    assert begun == [0, 1]
+    alone = run._bands(read_step, steps, ahead=False)
+    begun.clear()
+    assert next(alone) == steps[0]
+    assert begun == [0]
