@@ -66,13 +66,11 @@ def select(source: str, data_dir: Path, batch_dir: Path, *, again: bool = False)
     known = _catalog_rows(data_dir)
     judged = {} if again else _quarantined(data_dir)
     rows = _dicts(table)
-    same = [_same_files(row, known.get(row["scene_id"])) for row in rows]
-    there, others = (
-        [row for row, is_same in zip(rows, same, strict=True) if is_same == kind] for kind in (True, False)
-    )
+    there = {row["scene_id"] for row in rows if _same_files(row, known.get(row["scene_id"]))}
+    others = [row for row in rows if row["scene_id"] not in there]
     with ThreadPoolExecutor(_NUM_ASKERS) as pool:
         files = list(pool.map(_fingerprint, others))
-    selected = [{"scene_id": row["scene_id"], "status": "known", "reason": "", "files": ""} for row in there]
+    selected = [{"scene_id": name, "status": "known", "reason": "", "files": ""} for name in sorted(there)]
     for row, hashed in zip(others, files, strict=True):
         reason = _clash(row, known)
         selected.append({"scene_id": row["scene_id"], "status": "refused" if reason else "new", "reason": reason,
