@@ -138,6 +138,7 @@ class Project(Deployed):
         (root / "data").mkdir()
         write_catalog(pd.DataFrame(rows, columns=COLUMNS), root / "data/catalog.csv")
         make_repository(root)
+        stack.start_dask(root)
 
     def change(self, sections: dict[str, Any]) -> None:
         """Change settings in ``params.yaml``."""

@@ -39,7 +39,8 @@ class Stack:
         self.s3_url, self.mlflow_url, self.prefect_url = (f"http://127.0.0.1:{free_port()}" for _ in range(3))
         self.scheduler = f"tcp://127.0.0.1:{free_port()}"
         self.s3, self.mlflow, self.prefect = self._s3(), self._mlflow(), self._prefect()
-        self.worker, self.dask = self._worker(), self._dask()
+        self.worker = self._worker()
+        self.dask: tuple[Service, ...] = ()
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -49,8 +50,6 @@ class Stack:
     def start(self) -> None:
         """Start everything; what does not need one another, at once."""
         self.s3.launch()
-        for service in self.dask:
-            service.launch()
         self.postgres.server.start()
         for role in sorted(set(OWNERS.values())):
             self.postgres.create_role(role, self.secrets[role])
@@ -64,6 +63,14 @@ class Stack:
             service.wait()
         self._make_user()
         self.worker.start()
+
+    def start_dask(self, project: Path) -> None:
+        """Start a scheduler and two workers, which run the library that lies in a project's folder."""
+        for service in self.dask:
+            service.kill()
+        self.dask = self._dask(project)
+        for service in self.dask:
+            service.launch()
         for service in self.dask:
             service.wait()
 
@@ -190,18 +197,18 @@ class Stack:
             return False
         return any(worker["status"] == "ONLINE" for worker in workers)
 
-    def _dask(self) -> tuple[Service, ...]:
+    def _dask(self, project: Path) -> tuple[Service, ...]:
         dask = [sys.executable, "-m", "dask"]
         port = self.scheduler.rpartition(":")[2]
         scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"]
         worker = [*dask, "worker", self.scheduler, "--no-nanny", "--nthreads", "1", "--no-dashboard",
                   "--host", "127.0.0.1"]  # fmt: skip
-        scratch = {"DASK_TEMPORARY_DIRECTORY": str(self.folder / "dask")}
-        services = [self._service("dask-scheduler", scheduler, scratch, lambda: True)]
+        own = {"DASK_TEMPORARY_DIRECTORY": str(self.folder / "dask"), "PYTHONPATH": str(project)}
+        services = [self._service("dask-scheduler", scheduler, own, lambda: True)]
         for number in (1, 2):
             name = f"dask-worker-{number}"
             log = self.folder / f"{name}.log"
-            services.append(self._service(name, worker, scratch, lambda log=log: "Registered to:" in log.read_text()))
+            services.append(self._service(name, worker, own, lambda log=log: "Registered to:" in log.read_text()))
         return tuple(services)
 
     def _make_user(self) -> None:
