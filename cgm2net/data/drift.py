@@ -102,6 +102,8 @@ class DriftReport:
 def read_both(incoming: Path, reference: Path, *, confidence: Path | None) -> tuple[Batch, Batch]:
     """Read the incoming batch and the reference; arguments and errors as of :func:`measure_drift`."""
     sure = [confidence / f"{side}.json" if confidence else None for side in ("incoming", "reference")]
+    if absent := [path for path in sure if path and not path.is_file()]:
+        raise DataError(f"{absent[0]}: not there; confidence.json beside it says why, or run `confidence` first")
     return read_batch(incoming, confidence=sure[0]), read_batch(reference, confidence=sure[1])
 
 

@@ -199,3 +199,5 @@ def test_a_model_that_is_less_sure_than_on_its_test_scenes_is_drift(tmp_path: Pa
     assert (found.kind, found.unit) == ("confidence", "share")
     assert (found.reference, found.incoming) == (pytest.approx(0.845), pytest.approx(0.545))
     assert "half-width of the interval" not in {feature.feature for feature in report.features}
+    with pytest.raises(DataError, match=r"incoming\.json: not there; confidence\.json beside it says why"):
+        measure_drift(folder, folder, confidence=tmp_path / "nowhere")
