@@ -11,7 +11,7 @@ from rich.logging import RichHandler
 
 from cgm2net.data.sources.commands import CATALOG, catalog, guarded
 from cgm2net.registry_commands import check, link, moves, promote, reproduce, rollback, trace
-from cgm2net.settings import CloudmaskSettings, Settings, read_settings
+from cgm2net.settings import CloudmaskSettings, MonitorSettings, Settings, read_settings
 
 PARAMS = Path("params.yaml")
 ARTIFACTS = Path("artifacts")
@@ -159,9 +159,9 @@ def intake_arrived(scenes: Path, catalog_file: Path, batch_dir: Path) -> None:
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Gets drift.{json,csv,html}.")
 @click.option("--confidence", type=click.Path(path_type=Path), help="What `confidence` wrote of these two.")
-@click.option("--max-psi", default=0.25, show_default=True, help="Population stability index above which it is drift,")
-@click.option("--max-chance", default=0.01, show_default=True, help="unless as large by chance more often than this.")
-@click.option("--min-scenes", default=6, show_default=True, help="On either side, for a feature to be judged.")
+@click.option("--max-psi", type=float, help="Population stability index above which it is drift,")
+@click.option("--max-chance", type=float, help="unless as large by chance more often than this.")
+@click.option("--min-scenes", type=int, help="On either side, for a feature to be judged; params.yaml says what else.")
 @click.option("--fail", is_flag=True, help="End with 1 when something drifted.")
 def drift(**options: Any) -> None:
     """Compare a batch of scenes with those that a model was trained on.
@@ -170,7 +170,12 @@ def drift(**options: Any) -> None:
     """
     from cgm2net.data.drift_page import report_drift as command
 
-    guarded(lambda: command(**options))
+    def run() -> str:
+        settings = read_settings(PARAMS).monitor if PARAMS.is_file() else MonitorSettings()
+        limits = {name: limit for name, limit in settings if options[name] is None}
+        return command(**{**options, **limits})
+
+    guarded(run)
 
 
 @main.command()

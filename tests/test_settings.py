@@ -204,6 +204,9 @@ SURFACE: dict[str, object] = {
     "register.min_chance": 0.9,
     "register.max_loss": {"clear/psnr": 0.5, "clear/miou": 0.02},
     "register.max_class_loss": 0.1,
+    "monitor.max_psi": 0.25,
+    "monitor.max_chance": 0.01,
+    "monitor.min_scenes": 6,
 }
 
 

@@ -19,12 +19,13 @@ from cgm2net.settings.data import (
     missing_cloud_bands,
 )
 from cgm2net.settings.learning import OWN_PARTS, Architecture, EvaluateSettings, RegisterSettings, TrainSettings
+from cgm2net.settings.monitor import MonitorSettings
 from cgm2net.settings.section import Section
 
 __all__ = [
     "CLOUD_BANDS", "OWN_PARTS", "Architecture", "CloudMethodName", "CloudmaskSettings", "CoregisterSettings",
-    "DownloadSettings", "EvaluateSettings", "ProductLevel", "RegisterSettings", "Settings", "TileSettings",
-    "TrainSettings", "ValidateSettings", "missing_cloud_bands", "read_settings",
+    "DownloadSettings", "EvaluateSettings", "MonitorSettings", "ProductLevel", "RegisterSettings", "Settings",
+    "TileSettings", "TrainSettings", "ValidateSettings", "missing_cloud_bands", "read_settings",
 ]  # fmt: skip
 
 
@@ -43,6 +44,8 @@ class Settings(Section):
     train: TrainSettings
     evaluate: EvaluateSettings
     register_: RegisterSettings = Field(alias="register")
+    monitor: MonitorSettings = Field(default_factory=MonitorSettings)
+    "Of no stage, so it may be left out."
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from batches import CODES, batch
 from click.testing import CliRunner
 from hypothesis import given
@@ -201,3 +202,14 @@ def test_a_model_that_is_less_sure_than_on_its_test_scenes_is_drift(tmp_path: Pa
     assert "half-width of the interval" not in {feature.feature for feature in report.features}
     with pytest.raises(DataError, match=r"incoming\.json: not there; confidence\.json beside it says why"):
         measure_drift(folder, folder, confidence=tmp_path / "nowhere")
+
+
+def test_the_command_takes_its_limits_from_params_and_from_flags_first(workspace: Path) -> None:
+    params = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    (workspace / "params.yaml").write_text(yaml.safe_dump({**params, "monitor": {"max_psi": 99.0, "min_scenes": 5}}))
+    folders = [str(batch(workspace / "a", gain=1.5)), str(batch(workspace / "b"))]
+    for flags, wanted in ((), [99.0, 0.01, 5]), (("--max-psi", "0.5"), [0.5, 0.01, 5]):
+        done = CliRunner().invoke(main, ["drift", *folders, "--out", "out", *flags])
+        assert done.exit_code == 0, done.output
+        report = json.loads((workspace / "out/drift.json").read_text())
+        assert [report["max_psi"], report["max_chance"], report["min_scenes"]] == wanted

@@ -73,8 +73,9 @@ def test_drift_is_told_and_shown(server: dict[str, str], tmp_path: Path, monkeyp
 def test_a_served_project_retrains_by_itself_when_drift_is_told(
     project: Path, start: Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 ) -> None:
-    batch(project / "artifacts", cover=0.1)
-    batch(project / "new", cover=0.7)
+    watched = project.with_name("watched")  # its params.yaml is none of the three stages' above
+    batch(watched / "artifacts", cover=0.1)
+    batch(watched / "new", cover=0.7)
     source = ("--ingest-cron", "0 1 * * *", "--catalog", "incoming.csv", "--commit")
     with start("serve", "--cron", "0 3 * * 1", "--monitor-cron", "0 2 * * *", *source) as process:
 
@@ -88,7 +89,7 @@ def test_a_served_project_retrains_by_itself_when_drift_is_told(
         assert [s["schedule"]["cron"] for s in flows["ingest"]["schedules"]] == ["0 1 * * *"]
         parameters = flows["ingest"]["parameters"]
         assert (parameters["catalog"], parameters["commit_data"]) == (str(ROOT / "incoming.csv"), True)
-        assert monitor(project, incoming=Path("new")) == ["cloud cover"]
+        assert monitor(watched, incoming=Path("new")) == ["cloud cover"]
         of_it = {"deployments": {"id": {"any_": [flows["retrain"]["id"]]}}}
 
         def retrained() -> list[dict[str, Any]]:  # other tests' events may have started a training of theirs
