@@ -2,8 +2,10 @@
 
 import html
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import numpy as np
 
@@ -63,13 +65,17 @@ def report_drift(
     limits = {"max_psi": max_psi, "max_chance": max_chance}
     report = measure_drift(incoming, reference, confidence=confidence, min_scenes=min_scenes, **limits)
     write_drift(report, out_dir)
-    write_page(report, *read_both(incoming, reference, confidence=confidence), path=out_dir / "drift.html")
+    docs = incoming / "validate" / "data_docs" / "index.html"
+    write_page(
+        report, *read_both(incoming, reference, confidence=confidence), path=out_dir / "drift.html",
+        data_docs=docs if docs.is_file() else None,
+    )  # fmt: skip
     if fail and report.drifted:
         raise DataError(f"{report}; read {out_dir / 'drift.html'} for what to do")
     return f"{report}; {out_dir / 'drift.html'}"
 
 
-def write_page(report: DriftReport, new: Batch, old: Batch, *, path: Path) -> None:
+def write_page(report: DriftReport, new: Batch, old: Batch, *, path: Path, data_docs: Path | None = None) -> None:
     """Write the page of a report; needs nothing beside itself to be read.
 
     Args:
@@ -77,10 +83,12 @@ def write_page(report: DriftReport, new: Batch, old: Batch, *, path: Path) -> No
         new: the incoming batch, for the charts.
         old: the training set.
         path: HTML file.
+        data_docs: page with the verdict on every incoming scene, which is linked to.
     """
+    link = "" if data_docs is None else _link(os.path.relpath(data_docs, path.parent))
     parts = [
         f"<title>{html.escape(str(report))}</title><style>{_STYLE}</style>",
-        "<h1>Drift of incoming scenes</h1>", _verdict(report), _advice(report), _table(report), _limits(report),
+        "<h1>Drift of incoming scenes</h1>", _verdict(report), link, _advice(report), _table(report), _limits(report),
         _charts(report, old, new),
     ]  # fmt: skip
     text = '<!doctype html><html lang="en"><meta charset="utf-8">' + "\n".join(parts) + "</html>\n"
@@ -98,6 +106,10 @@ def _verdict(report: DriftReport) -> str:
         f" {report.num_incoming} incoming scenes against {report.num_reference} of the reference, {report.num_judged}"
         f" of {len(report.features)} features judged.{refused}</p>"
     )
+
+
+def _link(place: str) -> str:
+    return f'<p><a href="{html.escape(quote(place))}">Every incoming scene, and why some were refused</a></p>'
 
 
 def _advice(report: DriftReport) -> str:

@@ -42,3 +42,15 @@ def test_it_does_not_guess_from_few_scenes(tmp_path: Path) -> None:
     assert "<b>Nothing could be judged.</b>" in text
     assert "Gather at least 6 scenes on either side." in text
     assert "<svg" not in text
+
+
+def test_it_leads_to_the_verdict_on_every_incoming_scene(tmp_path: Path) -> None:
+    folder = batch(tmp_path / "a <1>", refused=1)
+    docs = folder / "validate/data_docs/index.html"
+    docs.parent.mkdir()
+    docs.write_text("")
+    report = measure_drift(folder, folder)
+    path = tmp_path / "out" / "drift.html"
+    write_page(report, *read_both(folder, folder, confidence=None), path=path, data_docs=docs)
+    (place,) = re.findall(r'href="(?!#)([^"]+)"', path.read_text())
+    assert place == "../a%20%3C1%3E/validate/data_docs/index.html"
